@@ -1,0 +1,223 @@
+"""Votes that users call one by one, in any order: ranks first agree on the order, by name.
+
+Voter 0 hears from each voter which names it is ready for and, once all are ready for one, tells
+everyone to run it. A vote can only run once voter 0 itself is ready for it, so nobody has to
+listen while it has nothing to vote on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+from hvd_sign.agreement import disagreement
+from hvd_sign.algorithms import Sign
+from hvd_sign.ballots import BallotBox, Voter
+from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.engine import Engine, Handle, Stream, Task
+from hvd_sign.options import VoteOptions
+from hvd_sign.transports.base import Pending, Transport
+from hvd_sign.transports.mpi import Mailbox, MpiTransport
+from hvd_sign.votes import VoteRule
+
+UNNAMED = "vote.noname."
+KEPT_BOXES = 16
+"""Ballot boxes kept for shapes seen before."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of an ad-hoc vote: its name, shape, element type and the voter that holds it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    voter: Voter
+
+
+@dataclass
+class _Call:
+    """A vote that this rank has asked for."""
+
+    tensors: Sequence[Tensor]
+    rule: VoteRule
+    options: VoteOptions
+    step: int | None
+    task: Task = field(init=False)
+
+    def claim(self) -> dict[str, Any]:
+        """What has to be the same on all ranks."""
+        return {
+            "op": repr(self.rule),
+            "number of tensors": len(self.tensors),
+            "dtype": [tensor.dtype for tensor in self.tensors],
+            "shape": [tensor.shape for tensor in self.tensors],
+            "options": self.options,
+            "step": self.step,
+        }
+
+
+class AdHocStream(Stream):
+    """The stream of ad-hoc votes among the voters of a transport."""
+
+    def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
+        self._asked: dict[str, _Call] = {}
+        self._news: list[tuple[int, str, dict[str, Any]]] = []
+        self._unnamed = 0
+        self._counts: dict[str, int] = {}
+        self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
+        mailbox = transport.mailbox() if isinstance(transport, MpiTransport) else None
+        self._order = _Order(mailbox, transport)
+        super().__init__(engine, transport, number)
+
+    def vote(
+        self,
+        tensors: Sequence[Tensor],
+        rule: VoteRule,
+        options: VoteOptions,
+        *,
+        name: str | None = None,
+        step: int | None = None,
+        finished: Callable[[], None] | None = None,
+    ) -> Handle:
+        """Asks for a vote; it runs once every rank has asked for it.
+
+        Args:
+            tensors: voted on together.
+            rule: decides.
+            options: the same on all ranks.
+            name: of the vote; without one it is called after how many unnamed ones came before.
+            step: the coins' argument; without one it is made of the name and the number of earlier
+                votes of that name, so that it does not depend on what else a program votes on.
+            finished: called by the progress thread when the vote has ended well.
+
+        Raises:
+            ValueError: a vote of that name is under way on this rank.
+            RuntimeError: the stream is closed.
+        """
+        call = _Call(tensors, rule, options, step)
+        with self.engine.lock:
+            self.check_usable()
+            count = 0
+            if name is None:
+                name = f"{UNNAMED}{self._unnamed}"
+                self._unnamed += 1
+            else:
+                count = self._counts.get(name, 0)
+            if name in self._asked:
+                raise ValueError(
+                    f"name: a vote called {name!r} is already under way on rank "
+                    f"{self.transport.rank}; wait for it or give this one another name"
+                )
+            if step is None:
+                step = crc32(name.encode()) << 32 | count
+            call.task = Task(name, self._run(name, call, step), finished)
+            self._asked[name] = call
+            self._news.append((self.transport.rank, name, call.claim()))
+        self.engine.wake()
+        return call.task.handle
+
+    def busy(self) -> bool:
+        """Whether anything is asked for or under way."""
+        return bool(self._asked) or super().busy()
+
+    def advance(self) -> bool:
+        """Lets the ranks agree, then moves the first vote forward."""
+        moved = False
+        try:
+            if self._asked:
+                with self.engine.lock:
+                    news, self._news = self._news, []
+                for name, error in self._order.listen(news):
+                    self._start(name, error)
+                    moved = True
+        except BaseException as failure:  # told to those who wait; the thread must live on
+            self.fail(failure)
+            return True
+        return super().advance() or moved
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all votes, asked for or under way."""
+        with self.engine.lock:
+            asked = list(self._asked.values())
+            self._asked.clear()
+        super().fail(error)
+        for call in asked:
+            if not call.task.handle.done():
+                call.task.handle.finish(error)
+
+    def _start(self, name: str, error: str | None) -> None:
+        call = self._asked[name]
+        if error is not None:
+            self._forget(name)
+            call.task.handle.finish(ValueError(error))
+            return
+        with self.engine.lock:
+            self._queue.append(call.task)
+
+    def _forget(self, name: str) -> None:
+        with self.engine.lock:
+            del self._asked[name]
+            if not name.startswith(UNNAMED):
+                self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _run(self, name: str, call: _Call, step: int) -> Iterator[Pending]:
+        yield from self._box(call).decide(step, [tensor.voter for tensor in call.tensors])
+        self._forget(name)
+
+    def _box(self, call: _Call) -> BallotBox:
+        key = (tuple(tensor.shape for tensor in call.tensors), repr(call.rule), call.options)
+        box = self._boxes.get(key)
+        if box is None:
+            specs = tuple(
+                TensorSpec(tensor.name, tensor.shape, tensor.dtype, ordinal)
+                for ordinal, tensor in enumerate(call.tensors)
+            )
+            bucket = Bucket(0, specs)
+            box = BallotBox(bucket, call.rule, Sign(), call.options, self.transport, self.number)
+            if len(self._boxes) >= KEPT_BOXES:
+                self._boxes.popitem(last=False)
+            self._boxes[key] = box
+        self._boxes.move_to_end(key)
+        return box
+
+
+class _Order:
+    """Agreement of the voters on what runs next."""
+
+    def __init__(self, mailbox: Mailbox | None, transport: Transport) -> None:
+        self._mailbox = mailbox
+        self._transport = transport
+        self._ready: dict[str, dict[int, dict[str, Any]]] = {}
+
+    def listen(
+        self, news: Sequence[tuple[int, str, dict[str, Any]]]
+    ) -> list[tuple[str, str | None]]:
+        """Tells what this voter is newly ready for, and hears what all are ready for.
+
+        Returns:
+            Names to run, in the same order on all ranks, each with the sentence that says in what
+            the ranks differ, if they do.
+        """
+        if self._mailbox is None:
+            return [(name, None) for _, name, _ in news]
+        if self._transport.rank != 0:
+            for item in news:
+                self._mailbox.send(item, 0)
+            return self._mailbox.receive()
+        decided = []
+        for voter, name, claim in [*news, *self._mailbox.receive()]:
+            claims = self._ready.setdefault(name, {})
+            claims[voter] = claim
+            if len(claims) == self._transport.size:
+                del self._ready[name]
+                ordered = [claims[rank] for rank in range(self._transport.size)]
+                decided.append((name, disagreement(f"allreduce {name!r}", ordered)))
+        for verdict in decided:
+            for voter in range(1, self._transport.size):
+                self._mailbox.send(verdict, voter)
+        return decided
+

@@ -1,0 +1,32 @@
+"""Do all ranks mean the same? The sentence that says who differs, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def disagreement(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first thing in which ranks differ.
+
+    Args:
+        who: what the claims are about, such as a tensor's name.
+        claims: each rank's, in order of ranks; all with the same keys, in the order in which they
+            are to be compared.
+
+    Returns:
+        A sentence naming ``who``, the key, the values and their ranks; None if all agree.
+    """
+    for key in claims[0]:
+        ranks_of: dict[str, list[int]] = {}
+        for rank, claim in enumerate(claims):
+            ranks_of.setdefault(str(claim[key]), []).append(rank)
+        if len(ranks_of) > 1:
+            parts = "; ".join(f"{value} on {_ranks(ranks)}" for value, ranks in ranks_of.items())
+            return f"{who}: {key} differs between ranks: {parts}"
+    return None
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
+    return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"

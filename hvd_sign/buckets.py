@@ -1,0 +1,106 @@
+"""Buckets: which tensors are voted on together, and where each one's blocks stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+BLOCK = 64
+"""Coordinates in a block: one word of the sign plane, one bit of the activity bitmap."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that is voted on.
+
+    Attributes:
+        name: unique within its registered list.
+        shape: its shape.
+        dtype: the element type's name, such as ``"float32"``.
+        ordinal: its number in the registered list; with the offset it numbers a coordinate.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    ordinal: int
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of 64 coordinates; the last may be part filled."""
+        return -(-self.size // BLOCK)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Tensors whose ballots share their messages.
+
+    Attributes:
+        index: the bucket's number; buckets are launched in this order.
+        specs: its tensors.
+        first_blocks: int64[len(specs) + 1], where each tensor's blocks start, and the total.
+        ordinals: uint64[len(specs)].
+    """
+
+    index: int
+    specs: tuple[TensorSpec, ...]
+    first_blocks: npt.NDArray[np.int64] = field(init=False, compare=False, repr=False)
+    ordinals: npt.NDArray[np.uint64] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Derives the block table."""
+        starts = np.cumsum([0, *(spec.blocks for spec in self.specs)], dtype=np.int64)
+        object.__setattr__(self, "first_blocks", starts)
+        ordinals = np.array([spec.ordinal for spec in self.specs], dtype=np.uint64)
+        object.__setattr__(self, "ordinals", ordinals)
+
+    @property
+    def blocks(self) -> int:
+        """Total number of blocks."""
+        return int(self.first_blocks[-1])
+
+
+def plan_buckets(
+    specs: Sequence[TensorSpec],
+    bucket_bytes: int,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> list[Bucket]:
+    """Splits tensors into buckets, in reverse order of registration, as backward makes them ready.
+
+    Args:
+        specs: all tensors, in order of registration.
+        bucket_bytes: a bucket is closed when its tensors' fp32 size reaches this many bytes.
+        groups: tensors that share a bucket, as lists of positions in ``specs``; a tensor in none
+            of them is a group of its own. With groups, ``bucket_bytes`` is not used.
+
+    Raises:
+        ValueError: ``bucket_bytes`` is not positive.
+    """
+    if bucket_bytes <= 0:
+        raise ValueError(f"bucket_bytes: expected a number above zero, got {bucket_bytes!r}")
+    if groups is not None:
+        grouped = {position for group in groups for position in group}
+        loners = [[position] for position in range(len(specs)) if position not in grouped]
+        members = [sorted(group, reverse=True) for group in [*groups, *loners] if group]
+        members.sort(key=lambda group: group[0], reverse=True)
+    else:
+        members, filled = [], bucket_bytes
+        for position in reversed(range(len(specs))):
+            if filled >= bucket_bytes:
+                members.append([])
+                filled = 0
+            members[-1].append(position)
+            filled += 4 * specs[position].size
+    return [
+        Bucket(index, tuple(specs[position] for position in group))
+        for index, group in enumerate(members)
+    ]

@@ -1,0 +1,78 @@
+"""The vote on numpy arrays, over any MPI communicator; needs no Horovod."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hvd_sign.adhoc import Tensor
+from hvd_sign.ballots import HostVoter
+from hvd_sign.exchanges import get_exchange
+from hvd_sign.options import VoteOptions
+from hvd_sign.runtime import communicator_streams, load_mpi
+from hvd_sign.votes import MajorityVote, make_rule
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+"""Element types that can be voted on."""
+
+
+def check_dtype(who: str, dtype: str) -> None:
+    """Raises TypeError unless ``dtype`` can be voted on."""
+    if dtype not in DTYPES:
+        raise TypeError(f"{who}: expected one of {', '.join(DTYPES)}, got {dtype}")
+
+
+def allreduce(
+    array: npt.ArrayLike,
+    op: object = MajorityVote,
+    *,
+    exchange: str = "sharded",
+    ties: str = "coin",
+    comm: MPI.Intracomm | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    scale: str = "none",
+) -> npt.NDArray[Any]:
+    """Decides each coordinate of ``array`` by a vote of all ranks. Blocks.
+
+    Collective over ``comm``; ranks may call votes of several names in any order from several
+    threads.
+
+    Args:
+        array: fp32, fp64, fp16 or (ml_dtypes) bf16, any shape; the same shape and type on all
+            ranks. Not modified.
+        op: a vote rule, as class or instance.
+        exchange: ``"sharded"`` or ``"allgather"``.
+        ties: ``"coin"``, ``"zero"`` or ``"positive"``.
+        comm: an mpi4py communicator; MPI_COMM_WORLD if None.
+        name: of the vote; without one, votes are matched by how many unnamed ones came before.
+        seed: of the coins.
+        step: the coins' second argument; by default it follows from the name and the number of
+            earlier votes of that name.
+        scale: ``"none"``, or ``"mean_abs"`` to multiply by the ranks' mean absolute value.
+
+    Returns:
+        An array like ``array`` of the verdict in {-1, 0, +1}, times the scale.
+
+    Raises:
+        TypeError: the element type cannot be voted on.
+        ValueError: an unknown op, exchange, ties or scale; or ranks differ in anything, in which
+            case all ranks raise the same error.
+    """
+    rule = make_rule(op)
+    get_exchange(exchange)
+    options = VoteOptions(ties=ties, exchange=exchange, seed=seed, scale=scale)
+    signal = np.asarray(array, order="C")
+    check_dtype("array", signal.dtype.name)
+    out = np.empty_like(signal)
+    communicator = load_mpi().COMM_WORLD if comm is None else comm
+    stream = communicator_streams.get(communicator)
+    tensor = Tensor(name or "array", signal.shape, signal.dtype.name, HostVoter(signal, out))
+    stream.vote([tensor], rule, options, name=name, step=step).wait()
+    return out

@@ -1,0 +1,229 @@
+"""The engine: one progress thread a process, which moves every stream's votes forward.
+
+A vote is an iterator that yields the communications it has to wait for. The thread asks each
+stream in turn whether its communication has ended and resumes it, so that streams never wait for
+one another whatever order ranks submit them in. It sleeps when nothing is under way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from hvd_sign.stats import recorder
+from hvd_sign.transports.base import Pending, Transport
+
+SHORTEST_NAP = 20e-6
+LONGEST_NAP = 400e-6
+"""Seconds between two looks at the communications: the longest is a fraction of the time in which
+a 1 Gbit/s link fills a socket's buffer."""
+
+
+class Handle:
+    """A vote under way."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        """Whether the vote has ended, well or not."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Blocks until the vote has ended.
+
+        Raises:
+            TimeoutError: it has not ended after ``timeout`` seconds.
+            Exception: whatever ended the vote early.
+        """
+        with recorder.timed("wait_seconds"):
+            ended = self._ended.wait(timeout)
+        if not ended:
+            raise TimeoutError(f"{self.name}: the vote has not ended after {timeout} s")
+        if self._error is not None:
+            raise self._error
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Marks the end; called by the engine."""
+        self._error = error
+        self._ended.set()
+
+
+class Task:
+    """A vote in a stream's queue: what is to be done, and whom to tell."""
+
+    def __init__(
+        self,
+        name: str,
+        steps: Iterator[Pending],
+        finished: Callable[[], None] | None = None,
+    ) -> None:
+        self.handle = Handle(name)
+        self._steps = steps
+        self._pending: Pending | None = None
+        self._finished = finished
+
+    def advance(self) -> bool:
+        """Goes on if the communication waited for has ended; returns whether it did."""
+        if self._pending is not None and not self._pending.test():
+            return False
+        try:
+            self._pending = next(self._steps)
+        except StopIteration:
+            if self._finished is not None:
+                self._finished()
+            self.handle.finish()
+        return True
+
+
+class Stream:
+    """Votes that all ranks take part in in the same order.
+
+    Args:
+        engine: moves it forward.
+        transport: this stream's own; no other stream's messages can meet its.
+        number: told in every message.
+    """
+
+    def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
+        self.engine = engine
+        self.transport = transport
+        self.number = number
+        self._queue: deque[Task] = deque()
+        self._broken: BaseException | None = None
+        engine.attach(self)
+
+    def submit(
+        self, name: str, steps: Iterator[Pending], finished: Callable[[], None] | None = None
+    ) -> Handle:
+        """Adds a vote at the end of the queue.
+
+        Args:
+            name: for messages.
+            steps: the vote.
+            finished: called by the progress thread when the vote has ended well.
+
+        Raises:
+            RuntimeError: an earlier vote of this stream failed, or the stream is closed.
+        """
+        task = Task(name, steps, finished)
+        with self.engine.lock:
+            self.check_usable()
+            self._queue.append(task)
+        self.engine.wake()
+        return task.handle
+
+    def check_usable(self) -> None:
+        """Raises RuntimeError if the stream is closed or broken."""
+        if self._broken is not None:
+            raise RuntimeError(f"this vote stream is closed: {self._broken}") from self._broken
+
+    def busy(self) -> bool:
+        """Whether there is anything to move forward."""
+        return bool(self._queue)
+
+    def advance(self) -> bool:
+        """Moves the first vote forward; returns whether anything happened."""
+        if not self._queue:
+            return False
+        task = self._queue[0]
+        try:
+            moved = task.advance()
+        except BaseException as error:  # told to those who wait; the thread must live on
+            self.fail(error)
+            return True
+        if task.handle.done():
+            self._queue.popleft()
+        return moved
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all votes with ``error`` and refuses later ones."""
+        with self.engine.lock:
+            self._broken = error
+            failed = list(self._queue)
+            self._queue.clear()
+        for task in failed:
+            task.handle.finish(error)
+
+    def close(self, reason: str) -> None:
+        """Ends the stream and gives its transport back; nothing may be under way."""
+        self.fail(RuntimeError(reason))
+        self.engine.detach(self)
+        self.transport.close()
+
+
+class _Source(Protocol):
+    def busy(self) -> bool: ...
+
+    def advance(self) -> bool: ...
+
+
+class Engine:
+    """Owns the progress thread, which starts with the first vote."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._work = threading.Condition(self.lock)
+        self._sources: list[_Source] = []
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def attach(self, source: _Source) -> None:
+        """Adds a stream."""
+        with self.lock:
+            self._sources.append(source)
+
+    def detach(self, source: _Source) -> None:
+        """Removes a stream."""
+        with self.lock:
+            self._sources.remove(source)
+
+    def wake(self) -> None:
+        """Tells the thread that a stream has work."""
+        with self._work:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="hvd_sign progress", daemon=True
+                )
+                self._thread.start()
+            self._work.notify()
+
+    def drain(self, timeout: float) -> bool:
+        """Waits until no stream has work; returns False if that takes over ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while any(source.busy() for source in list(self._sources)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LONGEST_NAP)
+        return True
+
+    def stop(self) -> None:
+        """Ends the thread; what is under way stays where it is."""
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        nap = SHORTEST_NAP
+        while True:
+            with self._work:
+                while not self._stopping and not any(source.busy() for source in self._sources):
+                    self._work.wait()
+                    nap = SHORTEST_NAP
+                if self._stopping:
+                    return
+                sources = list(self._sources)
+            # All streams are asked, whatever the first ones answer.
+            if any([source.advance() for source in sources]):
+                nap = SHORTEST_NAP
+            else:
+                time.sleep(nap)
+                nap = min(2 * nap, LONGEST_NAP)

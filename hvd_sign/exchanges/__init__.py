@@ -1,0 +1,20 @@
+"""Exchanges: how ballots meet and how the verdict comes back. One file each."""
+
+from hvd_sign.exchanges.allgather import AllGather
+from hvd_sign.exchanges.base import Exchange
+from hvd_sign.exchanges.sharded import Sharded
+from hvd_sign.options import choose
+
+EXCHANGES: dict[str, Exchange] = {exchange.name: exchange for exchange in (Sharded(), AllGather())}
+
+
+def get_exchange(name: str) -> Exchange:
+    """The exchange called ``name``.
+
+    Raises:
+        ValueError: names the known ones.
+    """
+    return EXCHANGES[choose("exchange", name, tuple(EXCHANGES))]
+
+
+__all__ = ["EXCHANGES", "AllGather", "Exchange", "Sharded", "get_exchange"]

@@ -1,0 +1,57 @@
+#include <algorithm>
+
+#include "implementation.h"
+
+namespace hvd_sign {
+namespace {
+
+// Reads the verdict of `count` coordinates block by block, and calls whole(data, blocks, signs,
+// keep) on the tensor itself, or on a copy of its last block where that is not a whole one.
+template <class Whole>
+void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* messages,
+                    const Geometry& geometry, size_t first_block, Whole whole) {
+  for (size_t done = 0; done < count; done += kChunk) {
+    const size_t here = std::min(kChunk, count - done);
+    const size_t blocks = (here + kBlock - 1) / kBlock;
+    Blocks verdict;
+    get_blocks(verdict, messages, geometry, first_block + done / kBlock, blocks);
+    uint64_t keep[kChunkBlocks];
+    for (size_t b = 0; b < blocks; ++b) {
+      const uint64_t active = verdict.active >> b & 1 ? ~0ull : 0;
+      keep[b] = geometry.nonzero ? verdict.nonzero[b] & active : active;
+    }
+    const size_t full = here / kBlock;
+    uint8_t* at = data + done * item;
+    whole(at, full, verdict.signs, keep);
+    if (here % kBlock) {
+      alignas(64) uint8_t tail[kBlock * 8] = {};
+      uint8_t* last = at + full * kBlock * item;
+      std::memcpy(tail, last, here % kBlock * item);
+      whole(tail, 1, verdict.signs + full, keep + full);
+      std::memcpy(last, tail, here % kBlock * item);
+    }
+  }
+}
+
+}  // namespace
+
+void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
+                   const Geometry& geometry, size_t first_block, double scale) {
+  const auto write = active_implementation().write[size_t(dtype)];
+  for_each_chunk(static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry,
+                 first_block,
+                 [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
+                   write(at, blocks, signs, keep, scale);
+                 });
+}
+
+void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,
+                   const Geometry& geometry, size_t first_block, double lr) {
+  const auto apply = active_implementation().apply[size_t(dtype)];
+  for_each_chunk(static_cast<uint8_t*>(p), bytes_of(dtype), count, messages, geometry, first_block,
+                 [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
+                   apply(at, blocks, signs, keep, lr);
+                 });
+}
+
+}  // namespace hvd_sign

@@ -1,0 +1,134 @@
+// The one layout of a message, and the wire convention. Depends on neither Python nor MPI.
+//
+// WIRE CONVENTION (version 1, everything little-endian)
+//  * A block is 64 consecutive coordinates of one tensor, aligned to the tensor's start: one uint64
+//    word, bit i = coordinate i of the block, 1 = negative. Bits past the tensor's end are 0.
+//  * +0 and -0 are zero. Subnormals are numbers with a sign.
+//  * A block whose coordinates are all zero is inactive: word 0, activity bit 0. The rank abstains.
+//  * A zero inside an active block is cast by the tie policy: a coin (coin), a 0 bit in the sign and
+//    in the non-zero plane (zero), or a 0 bit, that is positive (positive).
+//  * A chunk is 64 blocks (4096 coordinates), aligned to the tensor's start. A NaN or an infinity
+//    anywhere in it makes the whole chunk abstain: words 0, activity bits 0.
+//  * A bucket is its tensors' blocks one after another; it is cut into equal shards, one message
+//    each. Block g is in message g / shard_blocks at g % shard_blocks. Blocks past the bucket's end
+//    are inactive.
+//  * A verdict has the same form: sign 1 = negative; activity is the union of the voters'; the
+//    non-zero plane (zero only) has a 0 where the verdict is 0.
+//
+// MESSAGE   header 48 | sign plane 8 x shard_blocks | activity bitmap (bit b of the bitmap = block
+//           b), padded to 8 | [non-zero plane 8 x shard_blocks] | trailer float32[], padded to 8
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "hvd_sign's messages are little-endian, and this machine is not"
+#endif
+
+namespace hvd_sign {
+
+constexpr size_t kBlock = 64;        // coordinates in a block, bits in a word
+constexpr size_t kChunkBlocks = 64;  // blocks in a chunk, bits in a word of the activity bitmap
+constexpr size_t kChunk = kBlock * kChunkBlocks;
+
+constexpr uint32_t kMagic = 0x47535648;  // the bytes 'HVSG'
+constexpr uint16_t kMessageVersion = 1;
+
+enum Flags : uint16_t { kAbstained = 1, kNonfinite = 2, kJoined = 4 };
+enum class Kind : uint16_t { ballot = 1, verdict = 2 };
+enum class Ties : uint16_t { coin = 0, zero = 1, positive = 2 };
+
+struct Header {
+  uint32_t magic;
+  uint16_t version;
+  uint16_t flags;
+  uint32_t checksum;  // of the header with this field 0, and of everything after the header
+  uint16_t kind;
+  uint16_t ties;
+  uint32_t stream;
+  uint32_t bucket;
+  uint32_t chunk;
+  uint32_t counter;
+  uint64_t step;
+  uint32_t sender;
+  uint32_t shard;
+};
+static_assert(sizeof(Header) == 48 && offsetof(Header, step) == 32, "the header has no padding");
+
+// How a bucket of `blocks` blocks lies in `shards` messages. Sizes and offsets in bytes.
+struct Geometry {
+  size_t blocks;
+  size_t shards;
+  bool nonzero;
+  size_t trailer_floats;
+
+  size_t shard_blocks;
+  size_t signs_offset;
+  size_t active_offset;
+  size_t nonzero_offset;  // 0: the messages have no non-zero plane
+  size_t trailer_offset;
+  size_t message_bytes;
+  size_t total_bytes;
+
+  // Throws std::invalid_argument on a negative or absurd size.
+  Geometry(int64_t blocks, int64_t shards, bool nonzero, int64_t trailer_floats);
+
+  // How many blocks of the bucket lie in this shard (fewer in the last ones).
+  size_t blocks_in(size_t shard) const {
+    const size_t first = shard * shard_blocks;
+    if (first >= blocks) return 0;
+    return blocks - first < shard_blocks ? blocks - first : shard_blocks;
+  }
+};
+
+inline uint64_t load_word(const uint8_t* from) {
+  uint64_t word;
+  std::memcpy(&word, from, sizeof word);
+  return word;
+}
+
+inline void store_word(uint8_t* to, uint64_t word) { std::memcpy(to, &word, sizeof word); }
+
+// The lowest `count` bits, count <= 64.
+inline uint64_t low_bits(size_t count) { return count >= 64 ? ~0ull : (1ull << count) - 1; }
+
+// Up to 64 blocks on their way into messages or out of them; bit b of `active` is block b.
+struct Blocks {
+  uint64_t signs[kChunkBlocks];
+  uint64_t nonzero[kChunkBlocks];
+  uint64_t active;
+};
+
+// Copies `count` <= 64 blocks, from block `first` of the bucket, to and from its messages.
+void put_blocks(const Blocks& from, uint8_t* messages, const Geometry& geometry, size_t first,
+                size_t count);
+void get_blocks(Blocks& to, const uint8_t* messages, const Geometry& geometry, size_t first,
+                size_t count);
+
+// Checksum of a whole message, as it stands in the header.
+uint32_t checksum(const uint8_t* message, size_t bytes);
+
+// What all messages of one collective share; check() compares it field by field.
+struct Labels {
+  Kind kind;
+  Ties ties;
+  uint32_t stream;
+  uint32_t bucket;
+  uint32_t chunk;
+  uint64_t step;
+};
+
+// Clears what no block uses, then writes header and checksum of each of `count` messages.
+// `shard` < 0: message j has shard j.
+void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
+          uint16_t flags, uint32_t counter, uint32_t sender, int64_t shard);
+
+// Checks that message i came whole from rank i, with these labels, and reads its flags and counter.
+// Throws std::invalid_argument naming the first field that differs. `shard` < 0: message i has
+// shard i.
+void check(const uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
+           int64_t shard, uint16_t* flags, uint32_t* counters);
+
+}  // namespace hvd_sign

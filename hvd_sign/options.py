@@ -1,0 +1,63 @@
+"""What a user may choose of a vote, checked where it is said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+TIES = ("coin", "zero", "positive")
+SCALES = ("none", "mean_abs")
+NONFINITE = ("abstain", "skip")
+
+
+def choose(argument: str, value: object, known: tuple[str, ...]) -> str:
+    """Returns ``value`` if it is one of ``known``.
+
+    Raises:
+        ValueError: names the argument, the known values and what came.
+    """
+    if isinstance(value, str) and value in known:
+        return value
+    names = ", ".join(repr(name) for name in known)
+    raise ValueError(f"{argument}: expected one of {names}, got {value!r}")
+
+
+def positive_factor(argument: str, value: float) -> float:
+    """Returns ``value`` if it is a finite number above zero.
+
+    Raises:
+        ValueError: names the argument and what came.
+    """
+    if isinstance(value, (int, float)) and math.isfinite(value) and value > 0:
+        return float(value)
+    raise ValueError(f"{argument}: expected a finite number above zero, got {value!r}")
+
+
+@dataclass(frozen=True)
+class VoteOptions:
+    """Settings of a vote; the same on all ranks.
+
+    Attributes:
+        ties: what decides zeros and ties: ``"coin"`` (a counter-based coin, equal on all ranks),
+            ``"zero"`` (exact, a second bit each way) or ``"positive"``.
+        exchange: how ballots travel: ``"sharded"`` or ``"allgather"``.
+        seed: of the coins.
+        scale: ``"none"`` leaves the verdict at +-1; ``"mean_abs"`` multiplies each tensor's by the
+            voters' mean absolute signal.
+        nonfinite: what NaN or Inf does on a rank: ``"abstain"`` in that chunk of 4096 coordinates,
+            or ``"skip"`` the step on all ranks.
+    """
+
+    ties: str = "coin"
+    exchange: str = "sharded"
+    seed: int = 0
+    scale: str = "none"
+    nonfinite: str = "abstain"
+
+    def __post_init__(self) -> None:
+        """Checks every field but the exchange, which its registry checks."""
+        choose("ties", self.ties, TIES)
+        choose("scale", self.scale, SCALES)
+        choose("nonfinite", self.nonfinite, NONFINITE)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise ValueError(f"seed: expected an integer, got {self.seed!r}")

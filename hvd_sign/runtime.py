@@ -1,0 +1,230 @@
+"""The process's runtime: MPI, the engine, and the streams that live on them.
+
+MPI is initialised here with MPI_THREAD_MULTIPLE before Horovod starts, so that Horovod's shutdown
+does not finalise it under us. If Horovod came first, our streams end before its shutdown does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from hvd_sign.adhoc import AdHocStream
+from hvd_sign.engine import Engine, Stream
+from hvd_sign.transports import LocalTransport, MpiTransport, Transport
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+logger = logging.getLogger("hvd_sign")
+
+DRAIN_SECONDS = 30.0
+"""How long a shutdown waits for votes that are under way."""
+
+CLOSED = "hvd_sign was shut down; call init() and build the optimizer anew"
+
+
+def load_mpi() -> Any:
+    """Imports mpi4py's MPI module, which initialises MPI unless somebody has.
+
+    Raises:
+        RuntimeError: mpi4py or MPI cannot be loaded, MPI was finalised, or it was initialised
+            without MPI_THREAD_MULTIPLE.
+    """
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise RuntimeError(
+            f"hvd_sign votes over MPI, but mpi4py cannot load it ({error}); install an MPI and put "
+            "its libraries on the loader's path"
+        ) from error
+    if MPI.Is_finalized():
+        raise RuntimeError(
+            "MPI has been finalised, which cannot be undone; call hvd_sign's init() before "
+            "Horovod's, so that Horovod's shutdown leaves MPI alone"
+        )
+    level = MPI.Query_thread()
+    if level < MPI.THREAD_MULTIPLE:
+        raise RuntimeError(
+            f"hvd_sign needs MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}), but MPI was initialised "
+            f"with level {level}; call hvd_sign's init() first, or unset "
+            "HOROVOD_MPI_THREADS_DISABLE"
+        )
+    return MPI
+
+
+class Runtime:
+    """The engine and the streams made since the last ``shutdown()``."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self._streams: list[Stream] = []
+        self._made: Counter[tuple[int, ...]] = Counter()
+        self._lock = threading.Lock()
+
+    def stream(self, transport: Transport, members: Sequence[int]) -> Stream:
+        """A stream for an optimizer's votes; collective over ``members``."""
+        return self._keep(Stream(self.engine, transport, self.count(members)))
+
+    def adhoc_stream(self, transport: Transport) -> AdHocStream:
+        """A stream for votes called one by one; collective over the transport's voters."""
+        stream = AdHocStream(self.engine, transport, 0)
+        self._keep(stream)
+        return stream
+
+    def count(self, members: Sequence[int]) -> int:
+        """How many streams the members have made together, this one included."""
+        with self._lock:
+            self._made[tuple(members)] += 1
+            return self._made[tuple(members)]
+
+    def _keep(self, stream: Stream) -> Stream:
+        with self._lock:
+            self._streams.append(stream)
+        return stream
+
+    def close(self) -> None:
+        """Waits for the votes under way, then ends all streams and the progress thread."""
+        if not self.engine.drain(DRAIN_SECONDS):
+            logger.warning(
+                "shutdown: votes still under way after %g s are given up", DRAIN_SECONDS
+            )
+        self.engine.stop()
+        for stream in self._streams:
+            stream.close(CLOSED)
+        self._streams.clear()
+
+
+class World:
+    """Horovod's ranks, and the MPI processes behind them.
+
+    Args:
+        rank: this process's Horovod rank.
+        mpi_ranks: for each Horovod rank its rank in MPI_COMM_WORLD (they differ after
+            ``hvd.init(comm=...)``); None if Horovod does not run on MPI.
+    """
+
+    def __init__(self, rank: int, mpi_ranks: Sequence[int] | None) -> None:
+        self.rank = rank
+        self._mpi_ranks = mpi_ranks
+        self._adhoc: dict[tuple[int, ...], AdHocStream] = {}
+        self._runtime = runtime()
+
+    def stream(self, ranks: Sequence[int]) -> Stream:
+        """A new stream among Horovod ranks; collective over them.
+
+        Raises:
+            ValueError: this rank is not one of ``ranks``.
+            RuntimeError: there are several ranks, but no MPI.
+        """
+        return self._runtime.stream(self._transport(ranks), ranks)
+
+    def adhoc(self, ranks: Sequence[int]) -> AdHocStream:
+        """The stream of ad-hoc votes among Horovod ranks; collective over them at first use.
+
+        Raises:
+            ValueError: this rank is not one of ``ranks``.
+            RuntimeError: there are several ranks, but no MPI.
+        """
+        key = tuple(ranks)
+        if key not in self._adhoc:
+            self._adhoc[key] = self._runtime.adhoc_stream(self._transport(ranks))
+        return self._adhoc[key]
+
+    def _transport(self, ranks: Sequence[int]) -> Transport:
+        if self.rank not in ranks:
+            raise ValueError(
+                f"process_set: rank {self.rank} votes, but is not one of its ranks {list(ranks)}"
+            )
+        if len(ranks) == 1:
+            return LocalTransport()
+        if self._mpi_ranks is None:
+            raise RuntimeError(
+                "hvd_sign votes over MPI, but Horovod runs on its Gloo controller; start the job "
+                "with mpirun, srun --mpi=pmix or horovodrun --mpi"
+            )
+        mpi = load_mpi()
+        members = mpi.COMM_WORLD.Get_group().Incl([self._mpi_ranks[rank] for rank in ranks])
+        communicator = mpi.COMM_WORLD.Create_group(members, self._runtime.count(ranks))
+        return MpiTransport(communicator)
+
+
+class _CommunicatorStreams:
+    """Ad-hoc streams of users' own communicators, kept as attributes of these."""
+
+    def __init__(self) -> None:
+        self._key: int | None = None
+
+    def get(self, communicator: MPI.Intracomm) -> AdHocStream:
+        mpi = load_mpi()
+        if self._key is None:
+            self._key = mpi.Comm.Create_keyval()
+        current = runtime()
+        kept = communicator.Get_attr(self._key)
+        if kept is not None and kept[0] is current:
+            return kept[1]  # type: ignore[no-any-return]
+        private = communicator.Dup()
+        transport = MpiTransport(private) if private.Get_size() > 1 else LocalTransport()
+        stream = current.adhoc_stream(transport)
+        communicator.Set_attr(self._key, (current, stream))
+        return stream
+
+
+communicator_streams = _CommunicatorStreams()
+
+_runtime: Runtime | None = None
+_lock = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The process's runtime, made at first use."""
+    global _runtime
+    with _lock:
+        if _runtime is None:
+            _runtime = Runtime()
+            # Handlers run last in, first out: registered again, ours precedes Horovod's.
+            atexit.unregister(shutdown)
+            atexit.register(shutdown)
+            _abort_on_uncaught_exceptions()
+        return _runtime
+
+
+def shutdown() -> None:
+    """Waits for the votes under way and ends all streams; later votes need a new ``init()``.
+
+    Collective: all ranks call it, as they call Horovod's.
+    """
+    global _runtime
+    with _lock:
+        ended, _runtime = _runtime, None
+    if ended is not None:
+        ended.close()
+
+
+def _abort_on_uncaught_exceptions() -> None:
+    """Makes an uncaught exception on one rank end the job.
+
+    Finalising MPI waits for all ranks, and those would wait for this one's ballot: a hang.
+    """
+    earlier = sys.excepthook
+    if getattr(earlier, "hvd_sign", False):
+        return
+
+    def hook(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        earlier(kind, error, trace)
+        mpi = sys.modules.get("mpi4py.MPI")
+        if mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            mpi.COMM_WORLD.Abort(1)
+
+    hook.hvd_sign = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

@@ -1,0 +1,194 @@
+"""The votes of one optimizer: all its gradients, bucket by bucket, once a step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from hvd_sign.agreement import disagreement
+from hvd_sign.algorithms import Algorithm
+from hvd_sign.ballots import BallotBox, HostVoter, Voter
+from hvd_sign.buckets import TensorSpec, plan_buckets
+from hvd_sign.engine import Handle, Stream
+from hvd_sign.options import VoteOptions
+from hvd_sign.stats import recorder
+from hvd_sign.votes import VoteRule
+
+BUCKET_BYTES = 25 * 2**20
+"""Default size of a bucket, in bytes of fp32 gradient."""
+
+
+class VoteSession:
+    """Votes on a fixed list of tensors, step after step.
+
+    A bucket is launched once every one of its tensors is ready and all buckets before it are
+    launched, so that all ranks launch them in the same order.
+
+    Args:
+        stream: this session's own.
+        specs: the tensors, in order of registration; the same on all ranks.
+        rule: decides.
+        algorithm: chooses the signals.
+        options: the same on all ranks.
+        bucket_bytes: size of a bucket, in bytes of fp32 gradient.
+        groups: positions of tensors that share a bucket; replaces ``bucket_bytes``.
+
+    Raises:
+        ValueError: ranks differ in the tensors or the options; the same on every rank.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        specs: Sequence[TensorSpec],
+        rule: VoteRule,
+        algorithm: Algorithm,
+        options: VoteOptions,
+        *,
+        bucket_bytes: int = BUCKET_BYTES,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        buckets = plan_buckets(specs, bucket_bytes, groups)
+        _agree(stream, specs, rule, options, [bucket.specs for bucket in buckets])
+        self.stream = stream
+        self.options = options
+        self._boxes = [
+            BallotBox(bucket, rule, algorithm, options, stream.transport, stream.number)
+            for bucket in buckets
+        ]
+        self._bucket_of = {
+            spec.ordinal: bucket.index for bucket in buckets for spec in bucket.specs
+        }
+        self._voters: dict[int, Voter] = {}
+        self._waiting = [0] * len(buckets)
+        self._handles: list[Handle] = []
+        self._launched: list[list[Voter]] = []
+        self._step = 0
+        self._lock = threading.Lock()
+        self._reset()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a step's votes have begun and not been waited for."""
+        return bool(self._voters or self._handles)
+
+    def ready(self, ordinal: int, voter: Voter) -> None:
+        """Tells that a tensor's gradient is complete; it must not change until ``finish()``."""
+        with self._lock:
+            self._voters[ordinal] = voter
+            self._waiting[self._bucket_of[ordinal]] -= 1
+            while (
+                len(self._handles) < len(self._boxes) and not self._waiting[len(self._handles)]
+            ):
+                self._launch(None)
+
+    def finish(self, missing: Callable[[int], Voter]) -> bool:
+        """Launches what is left, waits for all verdicts and leaves them with the voters.
+
+        Args:
+            missing: makes the voter of a tensor, by ordinal, that was never ready in this step.
+
+        Returns:
+            Whether the step counts: False if ``nonfinite="skip"`` and a rank met NaN or Inf, in
+            which case no verdict was written.
+        """
+        with self._lock:
+            while len(self._handles) < len(self._boxes):
+                self._launch(missing)
+        try:
+            for handle in self._handles:
+                handle.wait()
+            if self.options.nonfinite == "skip":
+                if any(box.nonfinite for box in self._boxes):
+                    recorder.add(skipped_steps=1)
+                    return False
+                for box, voters in zip(self._boxes, self._launched, strict=True):
+                    box.obey(voters)
+            return True
+        finally:
+            self._step += 1
+            self._reset()
+
+    def _launch(self, missing: Callable[[int], Voter] | None) -> None:
+        box = self._boxes[len(self._handles)]
+        voters = []
+        for spec in box.bucket.specs:
+            voter = self._voters.get(spec.ordinal)
+            if voter is None:
+                assert missing is not None
+                voter = missing(spec.ordinal)
+            voters.append(voter)
+        steps = box.decide(self._step, voters, obey=self.options.nonfinite != "skip")
+        name = f"step {self._step}, bucket {box.bucket.index}"
+        self._handles.append(self.stream.submit(name, steps))
+        self._launched.append(voters)
+
+    def _reset(self) -> None:
+        self._voters.clear()
+        self._handles = []
+        self._launched = []
+        self._waiting = [len(box.bucket.specs) for box in self._boxes]
+
+    def serve(self) -> ServedSession:
+        """Begins to serve as a rank that has joined: abstains in every vote of the others."""
+        return ServedSession(self, self._boxes, self._step)
+
+
+class ServedSession:
+    """A joined rank's side of a session: abstains until every rank has joined."""
+
+    def __init__(self, session: VoteSession, boxes: Sequence[BallotBox], step: int) -> None:
+        self._session = session
+        self._boxes = boxes
+        self._step = step
+        self.ended = threading.Event()
+        if boxes:
+            self._next()
+        else:
+            self.ended.set()
+
+    def _next(self) -> None:
+        for box in self._boxes:
+            absent: list[Voter] = [HostVoter(None, None) for _ in box.bucket.specs]
+            steps = box.decide(self._step, absent, joined=True, obey=False)
+            last = box is self._boxes[-1]
+            self._session.stream.submit(
+                f"step {self._step}, joined", steps, self._round_ended if last else None
+            )
+        self._step += 1
+
+    def _round_ended(self) -> None:
+        if all(box.all_joined for box in self._boxes):
+            self._session._step = self._step
+            self.ended.set()
+        else:
+            self._next()
+
+
+def _agree(
+    stream: Stream,
+    specs: Sequence[TensorSpec],
+    rule: VoteRule,
+    options: VoteOptions,
+    buckets: Sequence[Sequence[TensorSpec]],
+) -> None:
+    """Raises the same ValueError on every rank if they differ in anything that matters."""
+    plan = [[spec.name for spec in bucket] for bucket in buckets]
+    claim = {"op": repr(rule), "options": options}
+    digest = sha256(repr((claim, list(specs), plan)).encode()).digest()
+    if len(set(stream.transport.gather_objects(digest))) == 1:
+        return
+    claims = stream.transport.gather_objects((claim, list(specs), plan))
+    sentence = disagreement("DistributedOptimizer", [theirs[0] for theirs in claims])
+    for position in range(max(len(theirs[1]) for theirs in claims)):
+        if sentence is not None:
+            break
+        rows = [vars(theirs[1][position]) if position < len(theirs[1]) else {} for theirs in claims]
+        name = next(row["name"] for row in rows if row)
+        nothing = dict.fromkeys(vars(TensorSpec("", (), "", 0)), "nothing")
+        sentence = disagreement(f"parameter {name!r}", [{**nothing, **row} for row in rows])
+    if sentence is None:
+        plans = [{"plan of the buckets": theirs[2]} for theirs in claims]
+        sentence = disagreement("DistributedOptimizer", plans)
+    raise ValueError(sentence)

@@ -1,0 +1,52 @@
+"""What an exchange asks of a transport."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Buffer = npt.NDArray[np.uint8]
+
+
+class Pending(Protocol):
+    """A communication under way."""
+
+    def test(self) -> bool:
+        """Whether it has ended; makes progress, never blocks."""
+        ...
+
+
+class Transport(Protocol):
+    """Moves equal-sized messages among the voters of one stream.
+
+    Attributes:
+        rank: this voter's number.
+        size: how many voters there are.
+    """
+
+    rank: int
+    size: int
+
+    def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
+        """Sends the j-th of ``size`` equal parts of ``send`` to voter j.
+
+        Both buffers must stay untouched until the returned communication has ended.
+        """
+        ...
+
+    def allgather(self, send: Buffer, recv: Buffer) -> Pending:
+        """Sends ``send`` to everyone; ``recv`` is ``size`` times as long.
+
+        Both buffers must stay untouched until the returned communication has ended.
+        """
+        ...
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every voter's small object, in order of voters. Blocks."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what the transport holds. Nothing may be under way."""
+        ...

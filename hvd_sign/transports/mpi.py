@@ -1,0 +1,80 @@
+"""The transport over MPI, by mpi4py's non-blocking collectives on a communicator of our own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hvd_sign.stats import recorder
+from hvd_sign.transports.base import Buffer, Pending
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class _Request:
+    """An MPI request, and the buffers that it must keep alive."""
+
+    def __init__(self, request: MPI.Request, *buffers: Buffer) -> None:
+        self._request = request
+        self._buffers = buffers
+
+    def test(self) -> bool:
+        return bool(self._request.Test())
+
+
+class MpiTransport:
+    """Messages over a communicator that nobody else uses.
+
+    Args:
+        communicator: private to this transport, which frees it at ``close()``.
+    """
+
+    def __init__(self, communicator: MPI.Intracomm) -> None:
+        self.communicator = communicator
+        self.rank: int = communicator.Get_rank()
+        self.size: int = communicator.Get_size()
+
+    def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
+        """MPI_Ialltoall of equal parts."""
+        recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
+        return _Request(self.communicator.Ialltoall(send, recv), send, recv)
+
+    def allgather(self, send: Buffer, recv: Buffer) -> Pending:
+        """MPI_Iallgather."""
+        recorder.add(payload_bytes=send.nbytes * (self.size - 1))
+        return _Request(self.communicator.Iallgather(send, recv), send, recv)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """MPI_Allgather of pickled objects."""
+        return list(self.communicator.allgather(value))
+
+    def mailbox(self) -> Mailbox:
+        """Small messages between pairs of voters, beside the collectives."""
+        return Mailbox(self.communicator)
+
+    def close(self) -> None:
+        """Frees the communicator."""
+        self.communicator.Free()
+
+
+class Mailbox:
+    """Small pickled messages between pairs of voters; keeps their order, never blocks."""
+
+    TAG = 1
+
+    def __init__(self, communicator: MPI.Intracomm) -> None:
+        self._communicator = communicator
+        self._sending: list[MPI.Request] = []
+
+    def send(self, message: Any, voter: int) -> None:
+        """Starts sending ``message`` to ``voter``."""
+        self._sending = [request for request in self._sending if not request.Test()]
+        self._sending.append(self._communicator.isend(message, voter, self.TAG))
+
+    def receive(self) -> list[Any]:
+        """All messages that have come since the last call."""
+        self._sending = [request for request in self._sending if not request.Test()]
+        messages = []
+        while (found := self._communicator.improbe(tag=self.TAG)) is not None:
+            messages.append(found.recv())
+        return messages
