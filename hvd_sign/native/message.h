@@ -5,7 +5,8 @@
 //    word, bit i = coordinate i of the block, 1 = negative. Bits past the tensor's end are 0.
 //  * +0 and -0 are zero. Subnormals are numbers with a sign.
 //  * A block whose coordinates are all zero is inactive: word 0, activity bit 0. The rank abstains.
-//  * A zero inside an active block is cast by the tie policy: a coin (coin), a 0 bit in the sign and
+//  * A zero inside an active block is cast by the tie policy: a coin (coin), a 0 bit in the sign
+//  and
 //    in the non-zero plane (zero), or a 0 bit, that is positive (positive).
 //  * A chunk is 64 blocks (4096 coordinates), aligned to the tensor's start. A NaN or an infinity
 //    anywhere in it makes the whole chunk abstain: words 0, activity bits 0.

@@ -1,0 +1,87 @@
+// Arrays as they come from Python: checked, and described without a copy. The checks throw
+// nanobind::type_error or nanobind::value_error with a sentence that names function and argument.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <string>
+
+#include "kernels.h"
+
+namespace hvd_sign {
+
+enum class Access { read, write };
+
+// Where an array is asked for: the words that its error sentences begin with.
+struct Argument {
+  const char* function;
+  const char* name;
+
+  [[noreturn]] void wrong_type(const std::string& expected, const std::string& got) const;
+  [[noreturn]] void wrong_value(const std::string& expected, const std::string& got) const;
+};
+
+// A contiguous array in the memory of the CPU; keeps its owner alive.
+class Array {
+ public:
+  // `expected` describes the array in the sentence of an error.
+  Array(nanobind::handle from, Argument argument, Access access, const std::string& expected);
+
+  // The array's memory, after the access was checked.
+  uint8_t* data() const {
+    return static_cast<uint8_t*>(array_.data_handle()) + array_.byte_offset();
+  }
+  size_t size() const { return array_.size(); }
+  size_t bytes() const { return array_.nbytes(); }
+  nanobind::dlpack::dtype dtype() const { return array_.dtype(); }
+  const Argument& argument() const { return argument_; }
+
+  // Throws if this output shares memory with `input`.
+  void must_not_overlap(const Array& input) const;
+
+ private:
+  Argument argument_;
+  nanobind::ndarray<nanobind::ro> array_;
+};
+
+std::string name_of(nanobind::dlpack::dtype dtype);
+
+// A float array, and which of the kernels' types it has; `bfloat16`: a uint16 array is one.
+struct FloatArray : Array {
+  FloatArray(nanobind::handle from, Argument argument, Access access, bool bfloat16);
+  Dtype type;
+};
+
+// An array of integers of one type, with an exact length unless that is negative.
+template <class Item>
+struct ItemArray : Array {
+  ItemArray(nanobind::handle from, Argument argument, Access access, int64_t length = -1)
+      : Array(from, argument, access,
+              "a contiguous " + name_of(nanobind::dtype<Item>()) + " array") {
+    if (dtype() != nanobind::dtype<Item>()) {
+      argument.wrong_type("a contiguous " + name_of(nanobind::dtype<Item>()) + " array",
+                          name_of(dtype()));
+    }
+    if (length >= 0 && size() != size_t(length)) {
+      argument.wrong_value(std::to_string(length) + " items", std::to_string(size()));
+    }
+  }
+  Item* items() const { return reinterpret_cast<Item*>(data()); }
+};
+
+// A buffer of one bucket's messages, in which `blocks` blocks from `first` on are meant.
+struct Messages : ItemArray<uint8_t> {
+  Messages(nanobind::handle from, const char* function, Access access, const Geometry& geometry);
+};
+
+// A buffer of any whole number of messages, at least one.
+struct MessageList : ItemArray<uint8_t> {
+  MessageList(nanobind::handle from, Argument argument, Access access, const Geometry& geometry);
+  size_t count;
+};
+
+// The first block as a size, after a check that `blocks` blocks from it lie in the bucket.
+size_t first_of(const char* function, int64_t first_block, size_t blocks, const Geometry& geometry);
+
+}  // namespace hvd_sign
