@@ -39,10 +39,11 @@ def judge(outcome: launch.Outcome, files: list[Path], ranks: int) -> None:
         left.update(record["left"])
     missing = sorted(collected - outcome.passed())
     if missing or not collected:
-        problems.append(f"{len(missing)} of {len(collected)} inner tests did not pass: {missing}")
+        listed = "".join(f"\n  {name}" for name in missing[:20])
+        problems.append(f"{len(missing)} of {len(collected)} inner tests did not pass{listed}")
     written = set().union(*(functions(file) for file in files))
     forgotten = sorted(written - {short(t) for t in collected | left})
-    if forgotten:
+    if forgotten and collected:
         problems.append(f"inner tests that were never collected: {forgotten}")
     summary = f"{ranks} ranks: {len(outcome.passed())} inner tests in {outcome.seconds:.1f} s"
     print(summary)

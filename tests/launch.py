@@ -26,6 +26,7 @@ from pathlib import Path
 RANKS = Path(__file__).resolve().parent / "ranks"
 REPO = RANKS.parent.parent
 MARK = "HVD_SIGN_TEST_LAUNCH"
+SHOWN = 12  # failures that a report gives in full
 GRACE = 4.0  # seconds between the first rank's trace and the kill, so that all traces are written
 
 # What a launcher leaves in the environment of its children; a nested launcher must not see it.
@@ -63,17 +64,30 @@ class Outcome:
             ended = {r["test"] for r in records if r["kind"] == "end"}
             if begun and begun[-1] not in ended:
                 lines.append(f"rank {rank}: still in {begun[-1]}")
-        for rank, records in sorted(self.ranks.items()):
-            for r in records:
-                if r["kind"] == "failure":
-                    lines.append(f"--- rank {rank}, {r['test']} ({r['phase']}):\n{r['text']}")
+        lines += self._failures()
         for rank, trace in sorted(self.traces.items()):
             lines.append(f"--- rank {rank}, stacks when its time was up:\n{trace}")
-        lines.append(f"--- output of the launch (tail):\n{self.output[-8000:]}")
+        lines.append(f"--- output of the launch (tail):\n{self.output[-4000:]}")
         for rank, text in sorted(self.consoles.items()):
             if text.strip() and (self.killed or self.returncode):
                 lines.append(f"--- console of rank {rank} (tail):\n{text[-1500:]}")
         return "\n".join(lines)
+
+    def _failures(self) -> list[str]:
+        """The failures, each text once, the first few in full."""
+        texts: dict[str, list[str]] = {}
+        for rank, records in sorted(self.ranks.items()):
+            for r in records:
+                if r["kind"] == "failure":
+                    where = f"rank {rank}, {r['test']} ({r['phase']})"
+                    texts.setdefault(r["text"], []).append(where)
+        lines = []
+        for text, places in list(texts.items())[:SHOWN]:
+            more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+            lines.append(f"--- {'; '.join(places[:3])}{more}:\n{text}")
+        if len(texts) > SHOWN:
+            lines.append(f"--- and {len(texts) - SHOWN} other failures")
+        return lines
 
 
 def has(module: str) -> bool:

@@ -21,7 +21,7 @@ def main() -> int:
         console = os.open(Path(folder) / f"console.{rank}", os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(console, 1)
         os.dup2(console, 2)
-    options = ["-q", "-p", "no:cacheprovider", "--capture=sys", "--tb=short", "--no-header"]
+    options = ["-q", "-p", "no:cacheprovider", "--capture=sys", "--tb=short", "--color=no", "-rN"]
     return int(pytest.main([*options, *arguments], plugins=[Agreement(Path(folder))]))
 
 

@@ -1,0 +1,47 @@
+"""Fixtures of the tests that run under ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[MPI.Intracomm]:
+    """For the tests' own messages: gathering what the ranks hold, to compare it."""
+    comm = MPI.COMM_WORLD.Dup()
+    yield comm
+    comm.Free()
+
+
+@pytest.fixture(params=["self", "world", "duplicate"])
+def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
+    """The communicators that the same test bodies run on."""
+    if request.param == "self":
+        yield MPI.COMM_SELF
+    elif request.param == "world":
+        yield MPI.COMM_WORLD
+    else:
+        duplicate = MPI.COMM_WORLD.Dup()
+        yield duplicate
+        duplicate.Free()
+
+
+@pytest.fixture
+def rng(world: MPI.Intracomm) -> np.random.Generator:
+    """Different numbers on each rank, the same in each run."""
+    return np.random.default_rng([20, world.rank])
+
+
+@pytest.fixture(scope="session")
+def hvd(world: MPI.Intracomm) -> Iterator[object]:
+    """The PyTorch binding, initialised."""
+    import hvd_sign.torch as binding  # the tests of the core must run without it
+
+    binding.init(process_sets="dynamic")
+    yield binding
+    world.Barrier()
+    binding.shutdown()

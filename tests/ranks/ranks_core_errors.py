@@ -1,0 +1,130 @@
+"""Mistakes: one clear sentence, the same on every rank, and the next vote works."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import hvd_sign
+
+
+def works_afterwards() -> None:
+    got = hvd_sign.allreduce(np.full(70, -2.0, dtype="float32"))
+    np.testing.assert_array_equal(got, -1)
+
+
+def refused_alike(world: MPI.Intracomm, array: np.ndarray, **options) -> str:
+    """The message of the ValueError that every rank must raise alike."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - callers check the text
+        hvd_sign.allreduce(array, **options)
+    messages = world.allgather(str(caught.value))
+    assert len(set(messages)) == 1, f"the ranks say different things: {messages}"
+    works_afterwards()
+    return messages[0]
+
+
+@pytest.mark.parametrize("argument", ["exchange", "ties", "scale"])
+@pytest.mark.parametrize("value", ["median", "", 3], ids=repr)
+def test_unknown_choice_names_the_known_ones(argument, value):
+    known = {
+        "exchange": ("sharded", "allgather"),
+        "ties": ("coin", "zero", "positive"),
+        "scale": ("none", "mean_abs"),
+    }
+    with pytest.raises(ValueError, match=argument) as caught:
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), **{argument: value})
+    for name in (*known[argument], str(value)):
+        assert name in str(caught.value)
+    works_afterwards()
+
+
+@pytest.mark.parametrize("op", ["median", None, 3, "MajorityVote "], ids=str)
+def test_unknown_op(op):
+    with pytest.raises(ValueError, match="MajorityVote"):
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), op=op)
+    works_afterwards()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", "int64", "U3", "O"])
+def test_unsupported_dtype(dtype):
+    with pytest.raises(TypeError, match="float32"):
+        hvd_sign.allreduce(np.zeros(5, dtype=dtype))
+    works_afterwards()
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "longdouble"])
+def test_dtype_that_is_no_native_float_is_right_or_refused(dtype):
+    signal = np.array([1.0, -2.0, 3.0, -4.0], dtype=dtype)
+    try:
+        got = hvd_sign.allreduce(signal)
+    except TypeError:
+        works_afterwards()
+    else:
+        np.testing.assert_array_equal(got.astype("float64"), [1, -1, 1, -1])
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("exchange", ["sharded", "allgather"])
+@pytest.mark.parametrize("odd_one", ["first", "last"])
+def test_different_shapes(world, exchange, odd_one):
+    odd = 0 if odd_one == "first" else world.size - 1
+    array = np.ones(100 if world.rank == odd else 3000, dtype="float32")
+    message = refused_alike(world, array, exchange=exchange, name="layer.weight")
+    assert "layer.weight" in message
+    assert "100" in message
+    assert "3000" in message
+    assert str(odd) in message
+
+
+@pytest.mark.ranks(2)
+def test_same_size_but_another_shape(world):
+    shape = (4, 6) if world.rank else (6, 4)
+    message = refused_alike(world, np.ones(shape, dtype="float32"), name="turned")
+    assert "turned" in message
+
+
+@pytest.mark.ranks(2)
+def test_different_dtypes(world):
+    array = np.ones(64, dtype="float64" if world.rank == 1 else "float32")
+    message = refused_alike(world, array, name="mixed")
+    for part in ("mixed", "float64", "float32", "1"):
+        assert part in message
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("argument", "values"),
+    [
+        ("ties", ("coin", "zero")),
+        ("ties", ("positive", "coin")),
+        ("exchange", ("sharded", "allgather")),
+        ("scale", ("none", "mean_abs")),
+        ("seed", (0, 1)),
+        ("step", (4, 5)),
+    ],
+)
+def test_different_options(world, argument, values):
+    option = {argument: values[min(world.rank, 1)]}
+    message = refused_alike(world, np.ones(64, dtype="float32"), name="settings", **option)
+    assert "settings" in message
+    assert argument in message
+
+
+def test_repeated_errors_leave_nothing_behind(world):
+    for turn in range(10):
+        if world.size > 1:
+            refused_alike(world, np.ones(10 + world.rank, dtype="float32"), name=f"turn {turn}")
+        else:
+            works_afterwards()
+
+
+def test_null_communicator():
+    with pytest.raises((ValueError, TypeError), match="comm"):
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), comm=MPI.COMM_NULL)
+
+
+@pytest.mark.parametrize("value", ["COMM_WORLD", 5, [0, 1]], ids=str)
+def test_what_is_no_communicator(value):
+    with pytest.raises((ValueError, TypeError), match="comm"):
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), comm=value)
