@@ -150,11 +150,17 @@ class Stream:
         for task in failed:
             task.handle.finish(error)
 
-    def close(self, reason: str) -> None:
-        """Ends the stream and gives its transport back; nothing may be under way."""
+    def close(self, reason: str, *, release: bool) -> None:
+        """Ends the stream.
+
+        Args:
+            reason: told to whoever uses it later.
+            release: give the transport back; only if nothing is under way.
+        """
         self.fail(RuntimeError(reason))
         self.engine.detach(self)
-        self.transport.close()
+        if release:
+            self.transport.close()
 
 
 class _Source(Protocol):

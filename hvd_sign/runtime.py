@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
+from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import LocalTransport, MpiTransport, Transport
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ class Runtime:
 
     def close(self) -> None:
         """Waits for the votes under way, then ends all streams and the progress thread."""
-        if not self.engine.drain(DRAIN_SECONDS):
+        drained = self.engine.drain(DRAIN_SECONDS)
+        if not drained:
             logger.warning(
                 "shutdown: votes still under way after %g s are given up", DRAIN_SECONDS
             )
         self.engine.stop()
         for stream in self._streams:
-            stream.close(CLOSED)
+            stream.close(CLOSED, release=drained)
         self._streams.clear()
 
 
@@ -114,6 +116,7 @@ class World:
         self.rank = rank
         self._mpi_ranks = mpi_ranks
         self._adhoc: dict[tuple[int, ...], AdHocStream] = {}
+        self._sessions: list[VoteSession] = []
         self._runtime = runtime()
 
     def stream(self, ranks: Sequence[int]) -> Stream:
@@ -137,6 +140,16 @@ class World:
             self._adhoc[key] = self._runtime.adhoc_stream(self._transport(ranks))
         return self._adhoc[key]
 
+    def session(self, ranks: Sequence[int], *args: Any, **kwargs: Any) -> VoteSession:
+        """A new ``VoteSession`` on a stream of its own; collective over ``ranks``."""
+        session = VoteSession(self.stream(ranks), *args, **kwargs)
+        self._sessions.append(session)
+        return session
+
+    def serve(self) -> Served:
+        """Begins to serve the votes of other ranks as one that has joined."""
+        return Served([session.serve() for session in self._sessions])
+
     def _transport(self, ranks: Sequence[int]) -> Transport:
         if self.rank not in ranks:
             raise ValueError(
@@ -153,6 +166,18 @@ class World:
         members = mpi.COMM_WORLD.Get_group().Incl([self._mpi_ranks[rank] for rank in ranks])
         communicator = mpi.COMM_WORLD.Create_group(members, self._runtime.count(ranks))
         return MpiTransport(communicator)
+
+
+class Served:
+    """The votes that a joined rank serves."""
+
+    def __init__(self, sessions: Sequence[ServedSession]) -> None:
+        self._sessions = sessions
+
+    def wait(self) -> None:
+        """Blocks until all ranks have joined."""
+        for session in self._sessions:
+            session.ended.wait()
 
 
 class _CommunicatorStreams:

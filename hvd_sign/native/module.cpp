@@ -284,6 +284,8 @@ void choose_from_environment() {
 NB_MODULE(_kernels, m) {
   using namespace hvd_sign;
   choose_from_environment();
+  // Vote streams live as long as the process and hold geometries: no leak.
+  nb::set_leak_warnings(false);
 
   m.doc() = "Packs signs, tallies ballots and applies verdicts, on the words as they travel.";
   m.attr("__version__") = HVD_SIGN_VERSION;

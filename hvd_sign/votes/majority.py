@@ -25,7 +25,7 @@ class MajorityVote(VoteRule):
             shard=shard,
             ties=box.ties,
             key=box.tie_key,
-            first_blocks=box.bucket.first_blocks,
+            first_blocks=box.bucket.first_blocks[:-1],
             ordinals=box.bucket.ordinals,
         )
         return Tally(ties, dead_blocks)

@@ -1,0 +1,26 @@
+"""hvd_sign for PyTorch: everything of ``horovod.torch``, and the majority vote."""
+
+from hvd_sign_torch.require import require_frameworks
+
+require_frameworks()
+
+# Horovod's names first; ours, below, replace some of them.
+from horovod.torch import *
+
+from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_torch.ops import (
+    allreduce,
+    allreduce_,
+    allreduce_async,
+    allreduce_async_,
+    grouped_allreduce,
+    grouped_allreduce_,
+    grouped_allreduce_async,
+    grouped_allreduce_async_,
+    poll,
+    synchronize,
+)
+from hvd_sign_torch.sign_compression import Compression
+from hvd_sign_torch.state import broadcast_optimizer_state
+from hvd_sign_torch.voting_optimizer import DistributedOptimizer
+from hvd_sign_torch.worlds import add_process_set, init, join, remove_process_set, shutdown

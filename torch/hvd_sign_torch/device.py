@@ -1,0 +1,190 @@
+"""The one place that asks where a tensor lives.
+
+Host tensors go to the kernels as they are. Tensors on a device are packed there with PyTorch's
+own operations, so that only bits cross the bus.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hvd_sign import kernels
+from hvd_sign.ballots import ABSTAINED, Cast, HostVoter, Slot, Voter
+from hvd_sign.buckets import BLOCK
+
+CHUNK = 64 * BLOCK
+"""Coordinates that abstain together over NaN or Inf."""
+
+_BITS = [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+def dtype_name(tensor: torch.Tensor) -> str:
+    """The element type's name, such as ``"float32"``."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def make_voter(signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0) -> Voter:
+    """The voter for a tensor, wherever it lives.
+
+    Args:
+        signal: what is voted on, dense; None to abstain.
+        out: takes the verdict; may be ``signal``.
+        factor: multiplies the verdict.
+    """
+    if out.device.type == "cpu":
+        return TorchHostVoter(signal, out, factor)
+    return DeviceVoter(signal, out, factor)
+
+
+class TorchHostVoter(HostVoter):
+    """A tensor in host memory, of any strides."""
+
+    def __init__(
+        self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0
+    ) -> None:
+        super().__init__(None if signal is None else signal.contiguous(), out)
+        self._factor = factor
+
+    def obey(self, slot: Slot, scale: float) -> None:
+        """Writes the verdict, through a contiguous copy if the strides need one."""
+        if self.out.is_contiguous():
+            slot.write(self.out, scale * self._factor)
+        else:
+            dense = torch.empty(self.out.shape, dtype=self.out.dtype)
+            slot.write(dense, scale * self._factor)
+            self.out.copy_(dense)
+
+
+class DeviceVoter:
+    """A tensor packed and unpacked with PyTorch's operations, on whatever device it lives.
+
+    Work queued on the caller's stream is waited for by event; the progress thread works on a
+    stream of its own and never synchronises the whole device.
+    """
+
+    def __init__(
+        self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0
+    ) -> None:
+        self._signal = signal
+        self._out = out
+        self._factor = factor
+        self._ready: Any = None
+        if out.is_cuda:
+            self._ready = torch.cuda.Event()
+            self._ready.record(torch.cuda.current_stream(out.device))
+
+    def cast(self, slot: Slot) -> Cast:
+        """Packs on the device, finishes zeros and coins on the host."""
+        if self._signal is None:
+            slot.abstain()
+            return ABSTAINED
+        if self._signal.numel() == 0:
+            return ABSTAINED
+        with self._stream(), torch.no_grad():
+            values = _padded(self._signal.reshape(-1), CHUNK).reshape(-1, CHUNK)
+            sound = torch.isfinite(values).all(1, keepdim=True)
+            values = torch.where(sound, values, 0)
+            zeros = values == 0
+            active = (~zeros).reshape(-1, BLOCK).any(1)
+            signs = _words(values < 0)
+            zeros = _words(zeros)
+            active_bits = _words(active)
+            lengths = torch.full((sound.numel(),), CHUNK, device=sound.device)
+            lengths[-1] -= values.numel() - self._signal.numel()
+            finite = int((lengths * sound.reshape(-1)).sum())
+            bad = int((~sound).sum())
+            total = float(values.abs().double().sum()) if slot.box.scaled else 0.0
+        self._place(slot, signs, zeros, active_bits)
+        return Cast(bad, finite, total)
+
+    def obey(self, slot: Slot, scale: float) -> None:
+        """Takes the verdict's bits to the device and unpacks them there."""
+        blocks = slot.spec.blocks
+        if blocks == 0:
+            return
+        signs = np.zeros(blocks, np.uint64)
+        active = np.zeros(-(-blocks // BLOCK), np.uint64)
+        nonzero = np.zeros(blocks, np.uint64) if slot.box.geometry.nonzero else None
+        kernels.fetch(
+            slot.box.verdicts, slot.box.geometry, slot.first_block, signs, active, nonzero
+        )
+        with self._stream(), torch.no_grad():
+            verdict = 1 - 2 * _bits(signs, self._out.device).to(torch.int8)
+            alive = _bits(active, self._out.device)[:blocks]
+            verdict = verdict.reshape(-1, BLOCK) * alive.unsqueeze(1)
+            if nonzero is not None:
+                verdict = verdict * _bits(nonzero, self._out.device).reshape(-1, BLOCK)
+            flat = verdict.reshape(-1)[: self._out.numel()].to(self._out.dtype)
+            self._out.copy_((flat * (scale * self._factor)).reshape(self._out.shape))
+            if self._out.is_cuda:
+                torch.cuda.current_stream(self._out.device).synchronize()
+
+    def _place(
+        self,
+        slot: Slot,
+        signs: npt.NDArray[np.uint64],
+        zeros: npt.NDArray[np.uint64],
+        active: npt.NDArray[np.uint64],
+    ) -> None:
+        """Lets coins decide zeros of active blocks, then puts the words into the messages."""
+        box, blocks = slot.box, slot.spec.blocks
+        everyone = np.uint64(2**64 - 1)
+        alive = np.unpackbits(active.view(np.uint8), bitorder="little")[:blocks].astype(bool)
+        tail = slot.spec.size % BLOCK
+        exists = np.full(blocks, everyone)
+        if tail:
+            exists[-1] = np.uint64(2**tail - 1)
+        zeros = np.where(alive, zeros[:blocks] & exists, np.uint64(0))
+        signs = signs[:blocks].copy()
+        nonzero = None
+        if box.options.ties == "coin" and zeros.any():
+            coins = np.zeros(blocks, np.uint64)
+            kernels.coin_words(box.zero_key, slot.spec.ordinal, 0, coins)
+            signs |= zeros & (coins ^ everyone if slot.parity else coins)
+        elif box.options.ties == "zero":
+            nonzero = np.where(alive, ~zeros & exists, np.uint64(0))
+        words = -(-blocks // BLOCK)
+        kernels.place(signs, active[:words], nonzero, box.ballots, box.geometry, slot.first_block)
+
+    def _stream(self) -> AbstractContextManager[Any]:
+        if self._ready is None:
+            return nullcontext()
+        stream = _progress_stream(self._out.device)
+        stream.wait_event(self._ready)
+        return torch.cuda.stream(stream)
+
+
+_streams: dict[torch.device, Any] = {}
+
+
+def _progress_stream(device: torch.device) -> Any:
+    """The progress thread's own stream on ``device``."""
+    if device not in _streams:
+        _streams[device] = torch.cuda.Stream(device)
+    return _streams[device]
+
+
+def _padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:
+    missing = -flat.numel() % multiple
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat
+
+
+def _words(flags: torch.Tensor) -> npt.NDArray[np.uint64]:
+    """Packs booleans, 64 a word, little-endian; only the words leave the device."""
+    bits = _padded(flags.reshape(-1).to(torch.uint8), BLOCK).reshape(-1, 8)
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
+    packed = (bits * weights).sum(1, dtype=torch.uint8)
+    words: npt.NDArray[np.uint64] = packed.cpu().numpy().view(np.uint64)
+    return words
+
+
+def _bits(words: npt.NDArray[np.uint64], device: torch.device) -> torch.Tensor:
+    """Unpacks words on the device, to a flat tensor of 0 and 1."""
+    packed = torch.from_numpy(words.view(np.uint8)).to(device)
+    shifts = torch.arange(8, dtype=torch.uint8, device=device)
+    return ((packed.unsqueeze(1) >> shifts) & 1).reshape(-1)

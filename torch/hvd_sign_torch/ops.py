@@ -1,0 +1,346 @@
+"""``allreduce`` and its kin, which take a vote rule as ``op`` beside Horovod's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import horovod.torch as horovod
+import torch
+from horovod.torch.mpi_ops import ProcessSet, global_process_set
+
+from hvd_sign.adhoc import Tensor
+from hvd_sign.collectives import check_dtype
+from hvd_sign.engine import Handle
+from hvd_sign.exchanges import get_exchange
+from hvd_sign.options import VoteOptions
+from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
+from hvd_sign_torch.device import dtype_name, make_voter
+from hvd_sign_torch.sign_compression import Compression, SignCompressor
+from hvd_sign_torch.worlds import members, world
+
+class VoteHandle:
+    """What the asynchronous calls return for a vote; for ``poll()`` and ``synchronize()``."""
+
+    def __init__(self, handle: Handle, output: Any) -> None:
+        self.handle = handle
+        self.output = output
+
+
+def poll(handle: Any) -> bool:
+    """Whether an asynchronous operation, Horovod's or a vote, has ended."""
+    if isinstance(handle, VoteHandle):
+        return handle.handle.done()
+    return bool(horovod.poll(handle))
+
+
+def synchronize(handle: Any) -> Any:
+    """Waits for an asynchronous operation, Horovod's or a vote, and returns its result."""
+    if isinstance(handle, VoteHandle):
+        handle.handle.wait()
+        return handle.output
+    return horovod.synchronize(handle)
+
+
+def op_of(compression: Any, op: Any) -> Any:
+    """The operation that two arguments ask for: ``Compression.sign`` alone asks for a vote.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if isinstance(compression, SignCompressor):
+        if op is None:
+            return MajorityVote
+        if not is_vote_rule(op):
+            raise ValueError(
+                f"compression: hvd.Compression.sign packs ballots, which need "
+                f"op=hvd.MajorityVote, got op={op!r}"
+            )
+    elif is_vote_rule(op) and compression is not Compression.none:
+        raise ValueError(
+            f"compression: op={make_rule(op)} sends ballots; expected hvd.Compression.sign or "
+            f"none, got {compression!r}"
+        )
+    return op
+
+
+def vote_options(given: dict[str, Any]) -> VoteOptions:
+    """Options from keywords, of which None ones take their defaults; checked."""
+    options = VoteOptions(**{name: value for name, value in given.items() if value is not None})
+    get_exchange(options.exchange)
+    return options
+
+
+def refuse_vote_options(given: dict[str, Any]) -> None:
+    """Raises if an option of votes is given where nothing is voted on.
+
+    Raises:
+        TypeError: no vote has such an option.
+        ValueError: only votes have it.
+    """
+    vote_options(given)
+    extra = [name for name, value in given.items() if value is not None]
+    if extra:
+        raise ValueError(
+            f"{', '.join(extra)}: only a vote has such options; give op=hvd.MajorityVote too"
+        )
+
+
+def _vote(
+    signals: Sequence[torch.Tensor],
+    outputs: Sequence[torch.Tensor],
+    op: object,
+    average: bool | None,
+    name: str | None,
+    prescale_factor: float,
+    postscale_factor: float,
+    process_set: ProcessSet,
+    given: dict[str, Any],
+) -> Handle:
+    rule = make_rule(op)
+    options = vote_options(given)
+    if average is not None:
+        raise ValueError(f"average: not allowed together with op, got {average!r}")
+    tensors = []
+    for position, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
+        label = name or "tensor"
+        label = label if len(signals) == 1 else f"{label}[{position}]"
+        dtype = dtype_name(signal)
+        check_dtype(f"allreduce {label!r}", dtype)
+        if prescale_factor != 1.0:
+            signal = signal.detach() * prescale_factor
+        voter = make_voter(signal.detach(), output.detach(), postscale_factor)
+        tensors.append(Tensor(label, tuple(signal.shape), dtype, voter))
+    stream = world().adhoc(members(process_set))
+    return stream.vote(tensors, rule, options, name=name)
+
+
+def _start(
+    kind: str,
+    tensors: Any,
+    average: bool | None,
+    name: str | None,
+    op: object,
+    prescale_factor: float,
+    postscale_factor: float,
+    process_set: ProcessSet,
+    given: dict[str, Any],
+) -> Any:
+    """One asynchronous call: Horovod's function called ``kind``, or a vote in its place."""
+    if not is_vote_rule(op):
+        refuse_vote_options(given)
+        horovods = getattr(horovod, kind)
+        return horovods(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
+    grouped = kind.startswith("grouped")
+    signals = list(tensors) if grouped else [tensors]
+    in_place = kind.endswith("_")
+    outputs = signals if in_place else [torch.empty_like(t, requires_grad=False) for t in signals]
+    handle = _vote(
+        signals,
+        outputs,
+        op,
+        average,
+        name,
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        given,
+    )
+    return VoteHandle(handle, outputs if grouped else outputs[0])
+
+
+def allreduce_async(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> Any:
+    """``horovod.torch.allreduce_async``, or a vote: see ``allreduce``."""
+    return _start(
+        "allreduce_async",
+        tensor,
+        average,
+        name,
+        op,
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        vote,
+    )
+
+
+def allreduce_async_(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> Any:
+    """``horovod.torch.allreduce_async_``, or a vote: see ``allreduce``."""
+    return _start(
+        "allreduce_async_",
+        tensor,
+        average,
+        name,
+        op,
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        vote,
+    )
+
+
+def grouped_allreduce_async(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> Any:
+    """``horovod.torch.grouped_allreduce_async``, or a vote: see ``allreduce``."""
+    return _start(
+        "grouped_allreduce_async",
+        tensors,
+        average,
+        name,
+        op,
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        vote,
+    )
+
+
+def grouped_allreduce_async_(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> Any:
+    """``horovod.torch.grouped_allreduce_async_``, or a vote: see ``allreduce``."""
+    return _start(
+        "grouped_allreduce_async_",
+        tensors,
+        average,
+        name,
+        op,
+        prescale_factor,
+        postscale_factor,
+        process_set,
+        vote,
+    )
+
+
+def allreduce(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> torch.Tensor:
+    """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
+
+    A vote's keywords, beyond Horovod's arguments; None takes the default:
+        exchange: ``"sharded"`` (default) or ``"allgather"``.
+        ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
+        seed: of the coins, default 0.
+        scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.
+
+    ``compression=hvd.Compression.sign`` asks for a vote too.
+
+    Returns:
+        For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the
+        tensor's shape and type. No gradient flows through it: its derivative is zero almost
+        everywhere.
+
+    Raises:
+        TypeError: a vote on an element type other than fp32, fp64, fp16 and bf16.
+        ValueError: unknown options; options without a vote; a name already under way; and, on all
+            ranks alike, ranks that differ in shape, type or options.
+    """
+    op = op_of(compression, op)
+    if not is_vote_rule(op):
+        refuse_vote_options(vote)
+        return horovod.allreduce(  # type: ignore[no-any-return]
+            tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
+        )
+    handle = allreduce_async(
+        tensor, average, name, op, prescale_factor, postscale_factor, process_set, **vote
+    )
+    return synchronize(handle)  # type: ignore[no-any-return]
+
+
+def grouped_allreduce(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> list[torch.Tensor]:
+    """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
+    op = op_of(compression, op)
+    if not is_vote_rule(op):
+        refuse_vote_options(vote)
+        return horovod.grouped_allreduce(  # type: ignore[no-any-return]
+            tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
+        )
+    handle = grouped_allreduce_async(
+        tensors, average, name, op, prescale_factor, postscale_factor, process_set, **vote
+    )
+    return synchronize(handle)  # type: ignore[no-any-return]
+
+
+def allreduce_(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> torch.Tensor:
+    """``horovod.torch.allreduce_``, or a vote: see ``allreduce``."""
+    handle = allreduce_async_(
+        tensor, average, name, op, prescale_factor, postscale_factor, process_set, **vote
+    )
+    return synchronize(handle)  # type: ignore[no-any-return]
+
+
+def grouped_allreduce_(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    **vote: Any,
+) -> list[torch.Tensor]:
+    """``horovod.torch.grouped_allreduce_``, or a vote: see ``allreduce``."""
+    handle = grouped_allreduce_async_(
+        tensors, average, name, op, prescale_factor, postscale_factor, process_set, **vote
+    )
+    return synchronize(handle)  # type: ignore[no-any-return]
