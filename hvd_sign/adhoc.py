@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from zlib import crc32
 
-from hvd_sign.agreement import disagreement
+from hvd_sign.agreement import disagreement, ranks_text
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.buckets import Bucket, TensorSpec
@@ -26,6 +26,9 @@ from hvd_sign.votes import VoteRule
 UNNAMED = "vote.noname."
 KEPT_BOXES = 16
 """Ballot boxes kept for shapes seen before."""
+
+News = tuple[int, str | None, dict[str, Any]]
+"""A voter, the name it is ready for (None: it has joined), and what it claims of it."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class _Call:
         return {
             "op": repr(self.rule),
             "number of tensors": len(self.tensors),
-            "dtype": [tensor.dtype for tensor in self.tensors],
-            "shape": [tensor.shape for tensor in self.tensors],
-            "options": self.options,
+            "dtype": ", ".join(tensor.dtype for tensor in self.tensors),
+            "shape": ", ".join(str(tensor.shape) for tensor in self.tensors),
+            **asdict(self.options),
             "step": self.step,
         }
 
@@ -65,7 +68,8 @@ class AdHocStream(Stream):
 
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
         self._asked: dict[str, _Call] = {}
-        self._news: list[tuple[int, str, dict[str, Any]]] = []
+        self._news: list[News] = []
+        self._left = False
         self._unnamed = 0
         self._counts: dict[str, int] = {}
         self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
@@ -122,13 +126,29 @@ class AdHocStream(Stream):
 
     def busy(self) -> bool:
         """Whether anything is asked for or under way."""
-        return bool(self._asked) or super().busy()
+        return bool(self._asked or self._news or self._left) or super().busy()
+
+    def leave(self) -> None:
+        """Tells that this rank has joined: it will not ask for votes before ``come_back()``.
+
+        Votes that other ranks ask for meanwhile end in the same ValueError on all of them.
+        """
+        with self.engine.lock:
+            self._left = True
+            self._news.append((self.transport.rank, None, {"joined": self._order.joins + 1}))
+        self.engine.wake()
+
+    def come_back(self) -> None:
+        """Ends ``leave()``; all ranks have joined."""
+        with self.engine.lock:
+            self._left = False
+            self._order.joins += 1
 
     def advance(self) -> bool:
         """Lets the ranks agree, then moves the first vote forward."""
         moved = False
         try:
-            if self._asked:
+            if self._asked or self._news or self._left:
                 with self.engine.lock:
                     news, self._news = self._news, []
                 for name, error in self._order.listen(news):
@@ -161,11 +181,12 @@ class AdHocStream(Stream):
     def _forget(self, name: str) -> None:
         with self.engine.lock:
             del self._asked[name]
-            if not name.startswith(UNNAMED):
-                self._counts[name] = self._counts.get(name, 0) + 1
 
     def _run(self, name: str, call: _Call, step: int) -> Iterator[Pending]:
         yield from self._box(call).decide(step, [tensor.voter for tensor in call.tensors])
+        # Only votes that were held count: of those, every rank has seen the same number.
+        if not name.startswith(UNNAMED):
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._forget(name)
 
     def _box(self, call: _Call) -> BallotBox:
@@ -186,38 +207,60 @@ class AdHocStream(Stream):
 
 
 class _Order:
-    """Agreement of the voters on what runs next."""
+    """Agreement of the voters on what runs next.
+
+    Attributes:
+        joins: how often all ranks have joined and come back.
+    """
 
     def __init__(self, mailbox: Mailbox | None, transport: Transport) -> None:
+        self.joins = 0
         self._mailbox = mailbox
         self._transport = transport
         self._ready: dict[str, dict[int, dict[str, Any]]] = {}
+        self._joined: dict[int, int] = {}
 
-    def listen(
-        self, news: Sequence[tuple[int, str, dict[str, Any]]]
-    ) -> list[tuple[str, str | None]]:
+    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
         """Tells what this voter is newly ready for, and hears what all are ready for.
 
         Returns:
-            Names to run, in the same order on all ranks, each with the sentence that says in what
-            the ranks differ, if they do.
+            Names to run, in the same order on all ranks, each with the sentence that says why it
+            cannot, if it cannot.
         """
         if self._mailbox is None:
-            return [(name, None) for _, name, _ in news]
+            return [(name, None) for _, name, _ in news if name is not None]
         if self._transport.rank != 0:
             for item in news:
                 self._mailbox.send(item, 0)
             return self._mailbox.receive()
-        decided = []
         for voter, name, claim in [*news, *self._mailbox.receive()]:
-            claims = self._ready.setdefault(name, {})
-            claims[voter] = claim
-            if len(claims) == self._transport.size:
-                del self._ready[name]
-                ordered = [claims[rank] for rank in range(self._transport.size)]
-                decided.append((name, disagreement(f"allreduce {name!r}", ordered)))
-        for verdict in decided:
-            for voter in range(1, self._transport.size):
-                self._mailbox.send(verdict, voter)
-        return decided
+            if name is None:
+                self._joined[voter] = claim["joined"]
+            else:
+                self._ready.setdefault(name, {})[voter] = claim
+        mine = []
+        for name, claims, error in self._decided():
+            del self._ready[name]
+            for voter in claims:
+                if voter == 0:
+                    mine.append((name, error))
+                else:
+                    self._mailbox.send((name, error), voter)
+        return mine
 
+    def _decided(self) -> list[tuple[str, dict[int, dict[str, Any]], str | None]]:
+        """Names that all voters are ready for, or will never be."""
+        gone = sorted(voter for voter, joins in self._joined.items() if joins > self.joins)
+        decided = []
+        for name, claims in self._ready.items():
+            who = f"allreduce {name!r}"
+            if len(claims) == self._transport.size:
+                ordered = [claims[voter] for voter in range(self._transport.size)]
+                decided.append((name, claims, disagreement(who, ordered)))
+            elif any(voter not in claims for voter in gone):
+                sentence = (
+                    f"{who}: {ranks_text(gone)} called join(), after which only the votes of a "
+                    "DistributedOptimizer are served"
+                )
+                decided.append((name, claims, sentence))
+        return decided

@@ -22,11 +22,14 @@ def disagreement(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:
         for rank, claim in enumerate(claims):
             ranks_of.setdefault(str(claim[key]), []).append(rank)
         if len(ranks_of) > 1:
-            parts = "; ".join(f"{value} on {_ranks(ranks)}" for value, ranks in ranks_of.items())
+            parts = "; ".join(
+                f"{value} on {ranks_text(ranks)}" for value, ranks in ranks_of.items()
+            )
             return f"{who}: {key} differs between ranks: {parts}"
     return None
 
 
-def _ranks(ranks: Sequence[int]) -> str:
+def ranks_text(ranks: Sequence[int]) -> str:
+    """Ranks for a sentence: "rank 3", "ranks 0, 2"."""
     shown = ", ".join(map(str, ranks[:8])) + (", ..." if len(ranks) > 8 else "")
     return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"

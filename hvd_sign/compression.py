@@ -11,19 +11,17 @@ from hvd_sign.signs import pack_signs, unpack_signs
 
 
 class Compressor:
-    """Turns an array into its payload and back; knows no framework.
+    """Turns an array into its payload and back; the base class knows no framework.
 
     Stateful algorithms keep what belongs to a tensor under its name, so that a compressor serves
     any number of tensors.
     """
 
-    def compress(
-        self, array: npt.NDArray[Any], name: str | None = None
-    ) -> tuple[npt.NDArray[Any], Any]:
+    def compress(self, array: Any, name: str | None = None) -> tuple[Any, Any]:
         """Compresses an array.
 
         Args:
-            array: any shape.
+            array: of the compressor's framework, any shape.
             name: the tensor's, for compressors that keep state.
 
         Returns:
@@ -31,7 +29,7 @@ class Compressor:
         """
         raise NotImplementedError
 
-    def decompress(self, payload: npt.NDArray[Any], context: Any) -> npt.NDArray[Any]:
+    def decompress(self, payload: Any, context: Any) -> Any:
         """Restores an array of the compressed one's shape and type."""
         raise NotImplementedError
 

@@ -227,8 +227,8 @@ class Engine:
                 if self._stopping:
                     return
                 sources = list(self._sources)
-            # All streams are asked, whatever the first ones answer.
-            if any([source.advance() for source in sources]):
+            moved = [source.advance() for source in sources]
+            if any(moved):
                 nap = SHORTEST_NAP
             else:
                 time.sleep(nap)

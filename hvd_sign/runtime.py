@@ -94,9 +94,7 @@ class Runtime:
         """Waits for the votes under way, then ends all streams and the progress thread."""
         drained = self.engine.drain(DRAIN_SECONDS)
         if not drained:
-            logger.warning(
-                "shutdown: votes still under way after %g s are given up", DRAIN_SECONDS
-            )
+            logger.warning("shutdown: votes still under way after %g s are given up", DRAIN_SECONDS)
         self.engine.stop()
         for stream in self._streams:
             stream.close(CLOSED, release=drained)
@@ -148,7 +146,7 @@ class World:
 
     def serve(self) -> Served:
         """Begins to serve the votes of other ranks as one that has joined."""
-        return Served([session.serve() for session in self._sessions])
+        return Served([session.serve() for session in self._sessions], list(self._adhoc.values()))
 
     def _transport(self, ranks: Sequence[int]) -> Transport:
         if self.rank not in ranks:
@@ -171,13 +169,18 @@ class World:
 class Served:
     """The votes that a joined rank serves."""
 
-    def __init__(self, sessions: Sequence[ServedSession]) -> None:
+    def __init__(self, sessions: Sequence[ServedSession], adhoc: Sequence[AdHocStream]) -> None:
         self._sessions = sessions
+        self._adhoc = adhoc
+        for stream in adhoc:
+            stream.leave()
 
     def wait(self) -> None:
         """Blocks until all ranks have joined."""
         for session in self._sessions:
             session.ended.wait()
+        for stream in self._adhoc:
+            stream.come_back()
 
 
 class _CommunicatorStreams:
@@ -191,7 +194,7 @@ class _CommunicatorStreams:
         if self._key is None:
             self._key = mpi.Comm.Create_keyval()
         current = runtime()
-        kept = communicator.Get_attr(self._key)
+        kept: Any = communicator.Get_attr(self._key)
         if kept is not None and kept[0] is current:
             return kept[1]  # type: ignore[no-any-return]
         private = communicator.Dup()
@@ -241,9 +244,7 @@ def _abort_on_uncaught_exceptions() -> None:
     if getattr(earlier, "hvd_sign", False):
         return
 
-    def hook(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         earlier(kind, error, trace)
         mpi = sys.modules.get("mpi4py.MPI")
         if mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:

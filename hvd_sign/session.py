@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 
 from hvd_sign.agreement import disagreement
@@ -78,9 +79,7 @@ class VoteSession:
         with self._lock:
             self._voters[ordinal] = voter
             self._waiting[self._bucket_of[ordinal]] -= 1
-            while (
-                len(self._handles) < len(self._boxes) and not self._waiting[len(self._handles)]
-            ):
+            while len(self._handles) < len(self._boxes) and not self._waiting[len(self._handles)]:
                 self._launch(None)
 
     def finish(self, missing: Callable[[int], Voter]) -> bool:
@@ -175,7 +174,7 @@ def _agree(
 ) -> None:
     """Raises the same ValueError on every rank if they differ in anything that matters."""
     plan = [[spec.name for spec in bucket] for bucket in buckets]
-    claim = {"op": repr(rule), "options": options}
+    claim = {"op": repr(rule), **asdict(options)}
     digest = sha256(repr((claim, list(specs), plan)).encode()).digest()
     if len(set(stream.transport.gather_objects(digest))) == 1:
         return

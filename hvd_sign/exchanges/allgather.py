@@ -1,6 +1,6 @@
-"""Everyone gets every ballot and tallies alone: trusts nobody, best for small buckets and few voters.
+"""Everyone gets every ballot and tallies alone.
 
-Sends (M-1) d/8 bytes a rank.
+Trusts nobody; best for small buckets and few voters. Sends (M-1) d/8 bytes a rank.
 """
 
 from __future__ import annotations

@@ -44,9 +44,7 @@ def make_voter(signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1
 class TorchHostVoter(HostVoter):
     """A tensor in host memory, of any strides."""
 
-    def __init__(
-        self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0
-    ) -> None:
+    def __init__(self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0) -> None:
         super().__init__(None if signal is None else signal.contiguous(), out)
         self._factor = factor
 
@@ -67,15 +65,13 @@ class DeviceVoter:
     stream of its own and never synchronises the whole device.
     """
 
-    def __init__(
-        self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0
-    ) -> None:
+    def __init__(self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0) -> None:
         self._signal = signal
         self._out = out
         self._factor = factor
         self._ready: Any = None
         if out.is_cuda:
-            self._ready = torch.cuda.Event()
+            self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._ready.record(torch.cuda.current_stream(out.device))
 
     def cast(self, slot: Slot) -> Cast:
@@ -91,15 +87,13 @@ class DeviceVoter:
             values = torch.where(sound, values, 0)
             zeros = values == 0
             active = (~zeros).reshape(-1, BLOCK).any(1)
-            signs = _words(values < 0)
-            zeros = _words(zeros)
-            active_bits = _words(active)
+            words = _words(values < 0), _words(zeros), _words(active)
             lengths = torch.full((sound.numel(),), CHUNK, device=sound.device)
             lengths[-1] -= values.numel() - self._signal.numel()
             finite = int((lengths * sound.reshape(-1)).sum())
             bad = int((~sound).sum())
             total = float(values.abs().double().sum()) if slot.box.scaled else 0.0
-        self._place(slot, signs, zeros, active_bits)
+        self._place(slot, *words)
         return Cast(bad, finite, total)
 
     def obey(self, slot: Slot, scale: float) -> None:
@@ -165,7 +159,7 @@ _streams: dict[torch.device, Any] = {}
 def _progress_stream(device: torch.device) -> Any:
     """The progress thread's own stream on ``device``."""
     if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
+        _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import horovod.torch as horovod
 import torch
-from horovod.torch.mpi_ops import ProcessSet, global_process_set
+from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign.adhoc import Tensor
 from hvd_sign.collectives import check_dtype
@@ -18,6 +18,7 @@ from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.sign_compression import Compression, SignCompressor
 from hvd_sign_torch.worlds import members, world
+
 
 class VoteHandle:
     """What the asynchronous calls return for a vote; for ``poll()`` and ``synchronize()``."""

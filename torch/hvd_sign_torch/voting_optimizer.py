@@ -10,7 +10,7 @@ from typing import Any
 import horovod.torch as horovod
 import numpy as np
 import torch
-from horovod.torch.mpi_ops import ProcessSet, global_process_set
+from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import Voter
@@ -207,7 +207,7 @@ class VotingOptimizer:
 
     def plain(self) -> torch.optim.Optimizer:
         """The wrapped optimizer without the vote; shares parameters and state."""
-        base = type(self).__bases__[1]
+        base: Any = type(self).__bases__[1]
         plain: torch.optim.Optimizer = base.__new__(base)
         # A scheduler leaves a step() of the wrapper among the attributes.
         plain.__dict__.update({k: v for k, v in self.__dict__.items() if k != "step"})
@@ -323,10 +323,7 @@ def _names(optimizer: torch.optim.Optimizer, named_parameters: Any) -> dict[torc
         for i, group in enumerate(optimizer.param_groups)
         for j, p in enumerate(group["params"])
     ]
-    if named_parameters is None:
-        named = own
-    else:
-        named = list(named_parameters)
+    named = own if named_parameters is None else list(named_parameters)
     if any(not isinstance(item, tuple) for item in named):
         raise ValueError(
             "named_parameters should be a sequence of tuples (name, parameter), usually produced "

@@ -8,7 +8,7 @@ from typing import Any
 
 import horovod.torch as horovod
 import torch
-from horovod.torch.mpi_ops import ProcessSet, global_process_set
+from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign import runtime
 from hvd_sign.runtime import World
