@@ -1,0 +1,114 @@
+"""Packing with PyTorch's operations, as on a GPU, against packing by the kernels.
+
+The operations run on the CPU here: the same code that a CUDA tensor takes. The tests marked
+``cuda`` run it on a GPU where there is one.
+"""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", minversion="2.1")
+pytest.importorskip("horovod.torch")
+
+from hvd_sign.algorithms import Sign
+from hvd_sign.ballots import BallotBox
+from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.options import VoteOptions
+from hvd_sign.transports import LocalTransport
+from hvd_sign.votes import MajorityVote
+from hvd_sign_torch.device import DeviceVoter, TorchHostVoter
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SIZES = [0, 1, 63, 64, 65, 4095, 4096, 4097, 9000]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+    ),
+]
+
+
+class OddVoter(LocalTransport):
+    """A lone voter whose zeros are cast the other way round."""
+
+    rank = 1
+
+
+def gradient(size, dtype, seed):
+    """Numbers with zeros of both signs, dead blocks and one chunk that holds NaN and Inf."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, generator=generator)
+    x[torch.rand(size, generator=generator) < 0.2] = 0.0
+    x[torch.rand(size, generator=generator) < 0.1] = -0.0
+    x[128:192] = 0.0
+    if size > 4096:
+        x[4096] = float("nan")
+        x[-1] = float("inf")
+    return x.to(dtype)
+
+
+def ballot(voters, sizes, ties, scale, transport):
+    specs = tuple(TensorSpec(f"t{i}", (n,), "float32", 7 * i) for i, n in enumerate(sizes))
+    options = VoteOptions(ties=ties, scale=scale, seed=11, exchange="allgather")
+    box = BallotBox(Bucket(0, specs), MajorityVote(), Sign(), options, transport, 0)
+    for _ in box.decide(3, voters):
+        pass
+    return box
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("transport", [LocalTransport(), OddVoter()], ids=["even", "odd"])
+@pytest.mark.parametrize("ties", ["coin", "zero", "positive"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_device_packing_gives_the_kernels_ballot_and_verdict(dtype, ties, transport, device):
+    signals = [gradient(n, dtype, seed) for seed, n in enumerate(SIZES)]
+    on_device = [signal.to(device) for signal in signals]
+    outs = {
+        "host": [torch.full_like(s, 9) for s in signals],
+        "device": [torch.full_like(s, 9) for s in on_device],
+    }
+    host = [TorchHostVoter(s, out) for s, out in zip(signals, outs["host"], strict=True)]
+    gpu = [DeviceVoter(s, out) for s, out in zip(on_device, outs["device"], strict=True)]
+    if transport.rank == 1:  # a lone odd voter cannot check its own messages' sender
+        cast = [_cast(v, SIZES, ties, transport) for v in (host, gpu)]
+        np.testing.assert_array_equal(cast[0], cast[1])
+        return
+    boxes = [ballot(v, SIZES, ties, "none", transport) for v in (host, gpu)]
+    np.testing.assert_array_equal(boxes[0].ballots, boxes[1].ballots)
+    for expected, got in zip(outs["host"], outs["device"], strict=True):
+        torch.testing.assert_close(got.cpu(), expected, rtol=0, atol=0)
+    # Not both wrong in the same way: where the signal speaks, a lone voter's verdict is its sign.
+    spoken = torch.isfinite(signals[3]) & (signals[3] != 0)
+    assert torch.equal(outs["host"][3][spoken], signals[3][spoken].sign())
+
+
+def _cast(voters, sizes, ties, transport):
+    specs = tuple(TensorSpec(f"t{i}", (n,), "float32", 7 * i) for i, n in enumerate(sizes))
+    box = BallotBox(
+        Bucket(0, specs), MajorityVote(), Sign(), VoteOptions(ties=ties), transport, 0
+    )
+    next(box.decide(3, voters))
+    return box.ballots
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_device_scale_and_factor(device):
+    signal = torch.tensor([1.0, -3.0, 0.0, float("nan")] + [2.0] * 5000)
+    for make, where in ((TorchHostVoter, "cpu"), (DeviceVoter, device)):
+        out = torch.zeros(5004, device=where)
+        ballot([make(signal.to(where), out, 10.0)], [5004], "coin", "mean_abs", LocalTransport())
+        # The first 4096 abstain over the NaN, so the mean is that of the 908 twos after them.
+        assert out[4096:].cpu().tolist() == [20.0] * 908
+        assert not out[:4096].any()
+
+
+def test_absent_signal_and_strided_tensors():
+    transposed = torch.arange(-6.0, 6.0).reshape(3, 4).t()
+    assert not transposed.is_contiguous()
+    box = ballot([TorchHostVoter(transposed, transposed)], [12], "zero", "none", LocalTransport())
+    assert transposed.tolist() == [[-1, -1, 1], [-1, -1, 1], [-1, 0, 1], [-1, 1, 1]]
+    assert box.geometry.blocks == 1
+    out = torch.ones(70)
+    ballot([DeviceVoter(None, out)], [70], "coin", "none", LocalTransport())
+    assert not out.any()
