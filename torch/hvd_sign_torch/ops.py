@@ -72,15 +72,15 @@ def vote_options(given: dict[str, Any]) -> VoteOptions:
     return options
 
 
-def refuse_vote_options(given: dict[str, Any]) -> None:
-    """Raises if an option of votes is given where nothing is voted on.
+def refuse_vote_options(given: dict[str, Any], **others: Any) -> None:
+    """Raises if an option of votes, or one of ``others``, is given where nothing is voted on.
 
     Raises:
         TypeError: no vote has such an option.
         ValueError: only votes have it.
     """
     vote_options(given)
-    extra = [name for name, value in given.items() if value is not None]
+    extra = [name for name, value in {**given, **others}.items() if value is not None]
     if extra:
         raise ValueError(
             f"{', '.join(extra)}: only a vote has such options; give op=hvd.MajorityVote too"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class GradientVotes:
         passes: backward passes before a gradient is complete.
         sparse_as_dense: vote on sparse gradients as dense ones.
         open_session: makes the session from the parameters that require gradients, in order.
+        grad_scaler: whose scale the gradients carry, and the verdicts then carry too.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class GradientVotes:
         passes: int,
         sparse_as_dense: bool,
         open_session: Callable[[list[torch.Tensor], list[TensorSpec]], VoteSession],
+        grad_scaler: Any = None,
     ) -> None:
         self.passes = passes
+        self.grad_scaler = grad_scaler
         self._names = names
         self._sparse_as_dense = sparse_as_dense
         self._parameters = [
@@ -83,6 +87,11 @@ class GradientVotes:
             if counts:
                 for ordinal, verdict in self._sparse.items():
                     self._parameters[ordinal].grad = verdict.to_sparse()
+            elif self.grad_scaler is not None:
+                # It is the scaler who skips then, on all ranks alike, and lowers its scale.
+                for parameter in self._parameters:
+                    parameter.grad = torch.full_like(parameter, math.inf)
+                return True
             return counts
         finally:
             self._sparse.clear()
@@ -114,14 +123,21 @@ class GradientVotes:
             gradient = gradient.to_dense()
             self._sparse[ordinal] = gradient
         gradient = gradient.detach()
-        return make_voter(gradient, gradient)
+        return make_voter(gradient, gradient, self._factor())
 
     def _missing(self, ordinal: int) -> Voter:
         parameter = self._parameters[ordinal]
         if parameter.grad is not None:
             return self._voter(ordinal)
         parameter.grad = torch.zeros_like(parameter)
-        return make_voter(None, parameter.grad)
+        return make_voter(None, parameter.grad, self._factor())
+
+    def _factor(self) -> float:
+        """What a verdict is multiplied by, so that ``scaler.unscale_`` gives the verdict back."""
+        scaled_already = self._session.options.scale != "none"
+        if self.grad_scaler is None or scaled_already:
+            return 1.0
+        return float(self.grad_scaler.get_scale())
 
 
 class VotingOptimizer:
@@ -167,6 +183,12 @@ class VotingOptimizer:
                     "optimizer.synchronize(). This votes on verdicts; use "
                     "optimizer.skip_synchronize() if you call optimizer.synchronize().",
                     stacklevel=2,
+                )
+            if self._votes is not None and self._votes.grad_scaler is not None:
+                raise AssertionError(
+                    "optimizer.step(): with a grad_scaler, call optimizer.synchronize() before "
+                    "scaler.unscale_(optimizer), and scaler.step(optimizer) within "
+                    "optimizer.skip_synchronize()."
                 )
             self.synchronize()
         self._synchronized = False
@@ -227,6 +249,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     process_set: ProcessSet = global_process_set,
     *,
     bucket_bytes: int | None = None,
+    grad_scaler: Any = None,
     **vote: Any,
 ) -> Any:
     """Horovod's ``DistributedOptimizer``, or one that votes on gradients.
@@ -250,6 +273,11 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
             4096 coordinates; ``"skip"``: all ranks skip the step.
         bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB.
+        grad_scaler: the ``torch.amp.GradScaler`` of a mixed-precision loop. The verdict carries its
+            scale, so that ``scaler.unscale_`` gives the verdict back, and a step in which any rank
+            met NaN or Inf is shown to it as Inf on all ranks (``nonfinite`` is then ``"skip"``).
+            Call ``optimizer.synchronize()``, then ``scaler.unscale_(optimizer)``, then
+            ``scaler.step(optimizer)`` within ``optimizer.skip_synchronize()``.
 
     Raises:
         ValueError: contradictory or unknown arguments, or ranks that differ in parameters or
@@ -259,9 +287,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     """
     op = op_of(compression, op)
     if not is_vote_rule(op):
-        refuse_vote_options(vote)
-        if bucket_bytes is not None:
-            raise ValueError("bucket_bytes: only a vote has buckets; give op=hvd.MajorityVote too")
+        refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
         return horovod.DistributedOptimizer(
             optimizer,
             named_parameters=named_parameters,
@@ -274,6 +300,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             sparse_as_dense=sparse_as_dense,
             process_set=process_set,
         )
+    if grad_scaler is not None and vote.setdefault("nonfinite", "skip") != "skip":
+        raise ValueError("nonfinite: a grad_scaler needs 'skip', so that it sees what was skipped")
     options = vote_options(vote)
     positive_factor("gradient_predivide_factor", gradient_predivide_factor)
     if backward_passes_per_step <= 0:
@@ -311,7 +339,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     wrapped._votes = None
     if horovod.rank() in members(process_set):
         wrapped._votes = GradientVotes(
-            wrapped, names, backward_passes_per_step, sparse_as_dense, open_session
+            wrapped, names, backward_passes_per_step, sparse_as_dense, open_session, grad_scaler
         )
     return wrapped
 
