@@ -21,17 +21,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from benchmarks import data, launch, methods, netns, plots, report, results
+from benchmarks import data, launch, methods, plots, report, results
+from benchmarks.errors import BenchError
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn's handwritten digits"}
 EPOCHS = {"fashion-mnist": 4, "digits": 40}
 BATCHES = {"fashion-mnist": 64, "digits": 16}
 MODEL, MODEL_TEXT = "cnn", "a convolutional network"
 WARMUP_STEPS = 10
-
-
-class BadInputError(Exception):
-    """Arguments that do not fit together; the message is one sentence."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,21 +51,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def make_config(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the ranks need, and what the report says of it, both checked.
 
-    Raises BadInputError, UnknownMethodError, DataError or LaunchError.
+    Raises BenchError.
     """
     chosen = methods.chosen(given.methods.split(","))
     launch.check_launcher(given.network, given.workers, given.rate)
     for option in ("epochs", "batch", "limit"):
         value = getattr(given, option)
         if value is not None and value < 1:
-            raise BadInputError(f"--{option}: expected 1 or more, got {value}")
+            raise BenchError(f"--{option}: expected 1 or more, got {value}")
     source = data.resolve(given.data)
     train, test = data.load(source)
     batch = given.batch or BATCHES[source.name]
     samples = min(given.limit or len(train), len(train))
     needed = batch * given.workers
     if samples < needed:
-        raise BadInputError(
+        raise BenchError(
             f"too few samples: {given.workers} workers with batches of {batch} need {needed} for "
             f"one step, there are {samples}; take a smaller --batch or a larger --limit"
         )
@@ -168,7 +165,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         events = folder / "events.jsonl"
         program = [sys.executable, "-m", "benchmarks.train_torch", str(config_path), str(events)]
         log = folder / "ranks.log"
-        told = launch.follow(network.command(program), events.resolve(), log)
+        told = launch.follow(network.command(program), events, log)
         result["methods"] = collect(told, setup, console)
     result["setup"] = setup
     result["summary"] = [asdict(row) for row in report.summarise(result)]
@@ -183,25 +180,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; 2: it could not be done, and why."""
     given = parse(argv)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=report.WIDTH)
-    launch.use_environment()
-    try:
-        with netns.signals_raise():
-            run(given, console)
-    except (
-        BadInputError,
-        methods.UnknownMethodError,
-        data.DataError,
-        launch.LaunchError,
-        netns.ClusterError,
-    ) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return launch.command_line("bench", lambda console: run(given, console))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.errors import BenchError
+
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 FILES = {
@@ -28,7 +30,7 @@ DIGITS_TEST_SHARE = 5  # every fifth digit is for testing
 IMAGE_SIDE = 28
 
 
-class DataError(Exception):
+class DataError(BenchError):
     """A data set that is missing, damaged or of the wrong form; the message is one sentence."""
 
 

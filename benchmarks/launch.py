@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.console import Console
 
 from benchmarks import netns
 from benchmarks.cluster import EmulatedCluster, bits_per_second, why_no_mpirun
+from benchmarks.errors import BenchError
 
 NETWORKS = ("auto", "cluster", "loopback")
 ENVIRONMENT = {
@@ -32,9 +34,10 @@ POLL_SECONDS = 0.1
 STALL_SECONDS = 180.0
 GRACE_SECONDS = 10.0
 SHOWN_LINES = 15
+PLAIN_WIDTH = 140  # of the output where there is no terminal
 
 
-class LaunchError(Exception):
+class LaunchError(BenchError):
     """The ranks cannot be started, failed or fell silent; the message says why."""
 
 
@@ -67,14 +70,6 @@ class Network:
     def describe(self) -> dict[str, Any]:
         """Everything but the command, for a result file."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "command"}
-
-
-def use_environment() -> None:
-    """Sets what the ranks inherit; this Python's own folder of programs comes first."""
-    folder = str(Path(sys.executable).parent)
-    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 def check_launcher(mode: str, workers: int, rate: str) -> None:
@@ -221,3 +216,32 @@ def mpi_version() -> str:
     except OSError:
         return ""
     return said.stdout.strip().partition("\n")[0]
+
+
+def command_line(name: str, run: Callable[[Console], Any]) -> int:
+    """Runs a benchmark with the environment its ranks need, and turns errors into sentences.
+
+    Args:
+        name: of the benchmark, before a sentence of an error.
+        run: does it all and prints to the console that it is given.
+
+    Returns:
+        the exit status; 2: it could not be done, 130: interrupted.
+    """
+    # This Python's own programs come first: its mpirun is the one that mpi4py was made for.
+    folder = str(Path(sys.executable).parent)
+    os.environ["PATH"] = folder + os.pathsep + os.environ.get("PATH", os.defpath)
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    try:
+        with netns.signals_raise():
+            run(console)
+    except (BenchError, netns.ClusterError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.errors import BenchError
 
-class UnknownMethodError(ValueError):
+
+class UnknownMethodError(BenchError):
     """A method that is not in METHODS; the message names those that are."""
 
 
@@ -54,6 +56,9 @@ class Method:
         return "counted" if self.payload is None else "ring formula"
 
 
+# Found by a short search, four epochs each, accuracy on 5,000 images held out of the training set.
+# SGD, momentum 0.9: 0.02 89.2 %, 0.05 90.4, 0.1 90.9, 0.2 90.0. Vote, momentum 0.9: 5e-5 88.3,
+# 1e-4 89.1, 2e-4 88.5, 5e-4 82.4; without momentum: 2e-4 85.9, 5e-4 88.5, 1e-3 89.0, 2e-3 87.2.
 METHODS = {
     method.name: method
     for method in (

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from benchmarks.report import network_text, summarise
@@ -75,7 +76,7 @@ def _epoch_time(result: Result) -> Figure:
         waiting = row.seconds * row.wait_share
         busy = row.seconds - waiting
         axes.barh(place, busy, color=colour, height=0.62)
-        axes.barh(place, waiting, left=busy, color=colour, alpha=0.35, height=0.62)
+        axes.barh(place, waiting, left=busy, color=_pale(colour), height=0.62)
         each = [epoch["seconds"] for epoch in method["epochs"]]
         axes.plot(each, [place] * len(each), "|", color=INK, markersize=9, markeredgewidth=1)
         ratio = "" if row.speedup in (None, 1) else f"   {row.speedup:.2f} x"
@@ -117,5 +118,9 @@ def _canvas(result: Result, title: str, height: float) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=RESOLUTION)
+    figure.savefig(path, dpi=RESOLUTION, bbox_inches="tight", pad_inches=0.2)
     return path
+
+
+def _pale(colour: str) -> tuple[float, ...]:
+    return tuple(0.35 * part + 0.65 for part in to_rgb(colour))

@@ -98,9 +98,10 @@ def network_text(result: Result) -> str:
     network = result["network"]
     if network["mode"] == "loopback":
         return "loopback: no network was emulated"
-    measured = min(network["measured"]) / 1e9
+    measured = rate_text(min(network["measured"]))
     return (
-        f"{network['rate']} emulated between network namespaces (measured: {measured:.2g} Gbit/s)"
+        f"{rate_text(network['bits_per_second'])} emulated between network namespaces "
+        f"(measured {measured})"
     )
 
 
@@ -141,8 +142,8 @@ def notes(result: Result) -> list[str]:
         + ", ".join(f"{method['name']} {method['payload_source']}" for method in result["methods"])
         + " (ring formula: 2 (M-1)/M x width x coordinates).",
         f"Network: {network_text(result)}; started by {network['launcher']}, because: "
-        f"{network['why']}. On the wire: bytes that left a worker's interface in a step, headers "
-        "included.",
+        f"{network['why']}. Wire: bytes that left a worker's interface in a step, "
+        "by its counter.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, load {machine['load_before']} before the run.",
     ]
@@ -163,6 +164,12 @@ def save_text(result: Result, folder: Path) -> Path:
     with path.open("w") as file:
         show(result, Console(file=file, width=WIDTH))
     return path
+
+
+def rate_text(rate: float) -> str:
+    """Bits per second in words: 1e9 -> '1 Gbit/s'."""
+    unit, scale = ("Gbit/s", 1e9) if rate >= 0.5e9 else ("Mbit/s", 1e6)
+    return f"{rate / scale:.3g} {unit}"
 
 
 def size_text(size: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.errors import BenchError
 from benchmarks.launch import mpi_version
 
 SCHEMA_VERSION = 1
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]
 
 
-class ResultError(Exception):
+class ResultError(BenchError):
     """A result file that is missing, damaged or of another schema; the message is one sentence."""
 
 

@@ -20,36 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 
 import hvd_sign.torch as hvd
 from benchmarks.data import Source, Split, load
+from benchmarks.events import Events, bytes_sent
 from benchmarks.methods import Method, chosen
 from benchmarks.models import MODELS, parameter_count
 from hvd_sign.kernels import implementation
 
-EVENT_SECONDS = 0.2
 EVALUATION_BATCH = 500
 Config = dict[str, Any]
-
-
-class Events:
-    """Appends events to a file, on rank 0 only; progress at most five times a second."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a") if hvd.rank() == 0 else None
-        self._last = 0.0
-
-    def emit(self, event: str, **fields: Any) -> None:
-        if self._file is not None:
-            print(json.dumps({"event": event, **fields}), file=self._file, flush=True)
-
-    def progress(self, method: str, done: int) -> None:
-        if time.perf_counter() - self._last > EVENT_SECONDS:
-            self._last = time.perf_counter()
-            self.emit("progress", method=method, done=done)
 
 
 class Images:
@@ -103,7 +85,8 @@ class Trial:
         order = self._order(epoch)
         total = self.config["epochs"] * len(order)
         loss_sum, waited = torch.zeros(()), 0.0
-        sent, payload = self._sent(), hvd.vote_stats().payload_bytes
+        sent = bytes_sent(self.config["interface"])
+        payload = hvd.vote_stats().payload_bytes
         hvd.barrier()
         begin = time.perf_counter()
         for rows in order:
@@ -120,7 +103,7 @@ class Trial:
             payload = hvd.vote_stats().payload_bytes - payload
         else:
             payload = self.method.payload(hvd.size(), self.coordinates) * len(order)
-        sent = self._sent() - sent
+        sent = bytes_sent(self.config["interface"]) - sent
         figures = [seconds, waited, payload, sent, float(loss_sum) / len(order)]
         names = ["seconds", "wait_seconds", "payload_bytes", "wire_bytes", "loss"]
         means = self._mean(torch.tensor(figures, dtype=torch.float64), "figures")
@@ -170,11 +153,6 @@ class Trial:
     def _mean(self, values: torch.Tensor, name: str) -> torch.Tensor:
         return hvd.allreduce(values, op=hvd.Average, name=f"{self.method.name}.{name}")
 
-    def _sent(self) -> float:
-        """Bytes that left this host, by the counter of its interface; 0 where it has none."""
-        interface = self.config["interface"]
-        return psutil.net_io_counters(pernic=True)[interface].bytes_sent if interface else 0
-
 
 def train(config: Config, events: Events) -> None:
     """Trains with every method of the configuration, in turns."""
@@ -209,7 +187,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     hvd.init()
-    train(json.loads(arguments.config.read_text()), Events(arguments.events))
+    train(json.loads(arguments.config.read_text()), Events(arguments.events, hvd.rank()))
     hvd.shutdown()
 
 
