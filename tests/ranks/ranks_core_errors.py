@@ -9,57 +9,65 @@ from mpi4py import MPI
 import hvd_sign
 
 
-def works_afterwards() -> None:
-    got = hvd_sign.allreduce(np.full(70, -2.0, dtype="float32"))
+@pytest.fixture
+def here():
+    """A communicator of the test's own, so that what one test breaks stays with it."""
+    comm = MPI.COMM_WORLD.Dup()
+    yield comm
+    comm.Free()
+
+
+def works_afterwards(comm: MPI.Intracomm) -> None:
+    got = hvd_sign.allreduce(np.full(70, -2.0, dtype="float32"), comm=comm)
     np.testing.assert_array_equal(got, -1)
 
 
-def refused_alike(world: MPI.Intracomm, array: np.ndarray, **options) -> str:
+def refused_alike(here: MPI.Intracomm, array: np.ndarray, **options) -> str:
     """The message of the ValueError that every rank must raise alike."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - callers check the text
-        hvd_sign.allreduce(array, **options)
-    messages = world.allgather(str(caught.value))
+        hvd_sign.allreduce(array, comm=here, **options)
+    messages = here.allgather(str(caught.value))
     assert len(set(messages)) == 1, f"the ranks say different things: {messages}"
-    works_afterwards()
+    works_afterwards(here)
     return messages[0]
 
 
 @pytest.mark.parametrize("argument", ["exchange", "ties", "scale"])
 @pytest.mark.parametrize("value", ["median", "", 3], ids=repr)
-def test_unknown_choice_names_the_known_ones(argument, value):
+def test_unknown_choice_names_the_known_ones(here, argument, value):
     known = {
         "exchange": ("sharded", "allgather"),
         "ties": ("coin", "zero", "positive"),
         "scale": ("none", "mean_abs"),
     }
     with pytest.raises(ValueError, match=argument) as caught:
-        hvd_sign.allreduce(np.ones(3, dtype="float32"), **{argument: value})
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), comm=here, **{argument: value})
     for name in (*known[argument], str(value)):
         assert name in str(caught.value)
-    works_afterwards()
+    works_afterwards(here)
 
 
 @pytest.mark.parametrize("op", ["median", None, 3, "MajorityVote "], ids=str)
-def test_unknown_op(op):
+def test_unknown_op(here, op):
     with pytest.raises(ValueError, match="MajorityVote"):
-        hvd_sign.allreduce(np.ones(3, dtype="float32"), op=op)
-    works_afterwards()
+        hvd_sign.allreduce(np.ones(3, dtype="float32"), op=op, comm=here)
+    works_afterwards(here)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", "int64", "U3", "O"])
-def test_unsupported_dtype(dtype):
+def test_unsupported_dtype(here, dtype):
     with pytest.raises(TypeError, match="float32"):
-        hvd_sign.allreduce(np.zeros(5, dtype=dtype))
-    works_afterwards()
+        hvd_sign.allreduce(np.zeros(5, dtype=dtype), comm=here)
+    works_afterwards(here)
 
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "longdouble"])
-def test_dtype_that_is_no_native_float_is_right_or_refused(dtype):
+def test_dtype_that_is_no_native_float_is_right_or_refused(here, dtype):
     signal = np.array([1.0, -2.0, 3.0, -4.0], dtype=dtype)
     try:
-        got = hvd_sign.allreduce(signal)
+        got = hvd_sign.allreduce(signal, comm=here)
     except TypeError:
-        works_afterwards()
+        works_afterwards(here)
     else:
         np.testing.assert_array_equal(got.astype("float64"), [1, -1, 1, -1])
 
@@ -67,10 +75,10 @@ def test_dtype_that_is_no_native_float_is_right_or_refused(dtype):
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("exchange", ["sharded", "allgather"])
 @pytest.mark.parametrize("odd_one", ["first", "last"])
-def test_different_shapes(world, exchange, odd_one):
-    odd = 0 if odd_one == "first" else world.size - 1
-    array = np.ones(100 if world.rank == odd else 3000, dtype="float32")
-    message = refused_alike(world, array, exchange=exchange, name="layer.weight")
+def test_different_shapes(here, exchange, odd_one):
+    odd = 0 if odd_one == "first" else here.size - 1
+    array = np.ones(100 if here.rank == odd else 3000, dtype="float32")
+    message = refused_alike(here, array, exchange=exchange, name="layer.weight")
     assert "layer.weight" in message
     assert "100" in message
     assert "3000" in message
@@ -78,16 +86,16 @@ def test_different_shapes(world, exchange, odd_one):
 
 
 @pytest.mark.ranks(2)
-def test_same_size_but_another_shape(world):
-    shape = (4, 6) if world.rank else (6, 4)
-    message = refused_alike(world, np.ones(shape, dtype="float32"), name="turned")
+def test_same_size_but_another_shape(here):
+    shape = (4, 6) if here.rank else (6, 4)
+    message = refused_alike(here, np.ones(shape, dtype="float32"), name="turned")
     assert "turned" in message
 
 
 @pytest.mark.ranks(2)
-def test_different_dtypes(world):
-    array = np.ones(64, dtype="float64" if world.rank == 1 else "float32")
-    message = refused_alike(world, array, name="mixed")
+def test_different_dtypes(here):
+    array = np.ones(64, dtype="float64" if here.rank == 1 else "float32")
+    message = refused_alike(here, array, name="mixed")
     for part in ("mixed", "float64", "float32", "1"):
         assert part in message
 
@@ -104,19 +112,19 @@ def test_different_dtypes(world):
         ("step", (4, 5)),
     ],
 )
-def test_different_options(world, argument, values):
-    option = {argument: values[min(world.rank, 1)]}
-    message = refused_alike(world, np.ones(64, dtype="float32"), name="settings", **option)
+def test_different_options(here, argument, values):
+    option = {argument: values[min(here.rank, 1)]}
+    message = refused_alike(here, np.ones(64, dtype="float32"), name="settings", **option)
     assert "settings" in message
     assert argument in message
 
 
-def test_repeated_errors_leave_nothing_behind(world):
+def test_repeated_errors_leave_nothing_behind(here):
     for turn in range(10):
-        if world.size > 1:
-            refused_alike(world, np.ones(10 + world.rank, dtype="float32"), name=f"turn {turn}")
+        if here.size > 1:
+            refused_alike(here, np.ones(10 + here.rank, dtype="float32"), name=f"turn {turn}")
         else:
-            works_afterwards()
+            works_afterwards(here)
 
 
 def test_null_communicator():

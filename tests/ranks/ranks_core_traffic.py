@@ -72,6 +72,7 @@ def test_votes_never_meet_the_users_messages(rng, world):
         signal = rng.standard_normal(1000).astype("float32")
         hvd_sign.allreduce(signal, exchange=exchange)
     assert not request.Test()
+    world.Barrier()
     comm.Send(np.array([comm.rank + 100], dtype="int64"), dest=(comm.rank + 1) % comm.size, tag=3)
     request.Wait()
     assert inbox[0] == (comm.rank - 1) % comm.size + 100
@@ -80,8 +81,8 @@ def test_votes_never_meet_the_users_messages(rng, world):
 @pytest.mark.ranks(2)
 def test_nonblocking_collectives_of_the_user_around_a_vote(rng):
     comm = MPI.COMM_WORLD
-    total = np.zeros(1)
-    request = comm.Iallreduce(np.ones(1), total)
+    one, total = np.ones(1), np.zeros(1)
+    request = comm.Iallreduce(one, total)
     got = hvd_sign.allreduce(np.full(100, -1.0, dtype="float32"))
     request.Wait()
     assert total[0] == comm.size

@@ -218,8 +218,9 @@ def test_other_ops_are_horovods(hvd, world):
     got = hvd.allreduce(tensor, op=hvd.Sum, compression=hvd.Compression.fp16)
     np.testing.assert_allclose(plain(got), everyone.sum(axis=0), atol=0.02)
     differentiable = values(world.rank, 8).requires_grad_()
-    hvd.allreduce(differentiable, op=hvd.Sum).sum().backward()
-    np.testing.assert_allclose(plain(differentiable.grad), world.size)
+    weights = values(3, 8)
+    (hvd.allreduce(differentiable, op=hvd.Sum) * weights).sum().backward()
+    np.testing.assert_allclose(plain(differentiable.grad), world.size * plain(weights), rtol=1e-5)
 
 
 def test_unknown_choices(hvd):
