@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -165,8 +166,8 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         events = folder / "events.jsonl"
         program = [sys.executable, "-m", "benchmarks.train_torch", str(config_path), str(events)]
         log = folder / "ranks.log"
-        told = launch.follow(network.command(program), events, log)
-        result["methods"] = collect(told, setup, console)
+        with closing(launch.follow(network.command(program), events, log)) as told:
+            result["methods"] = collect(told, setup, console)
     result["setup"] = setup
     result["summary"] = [asdict(row) for row in report.summarise(result)]
     results.save(folder, result)

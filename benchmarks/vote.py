@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,12 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         config_path, events = folder / "config.json", folder / "events.jsonl"
         config_path.write_text(json.dumps(config, indent=1) + "\n")
         program = [sys.executable, "-m", "benchmarks.vote_torch", str(config_path), str(events)]
-        told = launch.follow(network.command(program), events, folder / "ranks.log")
+        line = network.command(program)
         calls = len(config["sizes"]) * len(chosen) * (given.iters + given.warmup)
-        with Progress(console=console, refresh_per_second=4) as progress:
+        with (
+            Progress(console=console, refresh_per_second=4) as progress,
+            closing(launch.follow(line, events, folder / "ranks.log")) as told,
+        ):
             bar = progress.add_task("calls", total=calls)
             for event in told:
                 kind = event.pop("event")

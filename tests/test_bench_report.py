@@ -1,0 +1,191 @@
+"""Reports from literal result files: every figure worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks import plots, report, results, vote
+from benchmarks.results import ResultError
+
+
+def epoch(seconds: float, wait: float, payload: float, wire: float, accuracy: float) -> dict:
+    return {
+        "epoch": 0,
+        "steps": 10,
+        "seconds": seconds,
+        "wait_seconds": wait,
+        "payload_bytes": payload,
+        "wire_bytes": wire,
+        "loss": 1.0,
+        "accuracy": accuracy,
+    }
+
+
+def method(name: str, label: str, source: str, epochs: list[dict]) -> dict:
+    return {
+        "name": name,
+        "label": label,
+        "optimizer": f"optimizer of {name}",
+        "payload_source": source,
+        "replicas_equal": True,
+        "epochs": epochs,
+    }
+
+
+RESULT = {
+    "schema_version": 1,
+    "kind": "training",
+    "started": "2024-02-29T12:00:00+00:00",
+    "command": "python -m benchmarks.bench",
+    "versions": {"python": "3.11.7"},
+    "machine": {"cpu": "A CPU", "cores": 2, "memory_bytes": 8 * 2**30, "load_before": 0.25},
+    "network": {
+        "mode": "cluster",
+        "workers": 4,
+        "launcher": "mpirun",
+        "why": "asked for",
+        "rate": "1gbit",
+        "bits_per_second": 1e9,
+        "measured": [0.96e9, 0.94e9],
+        "interface": "eth0",
+    },
+    "setup": {
+        "baseline": "fp32",
+        "model_text": "a network",
+        "data_text": "Some Data",
+        "data_origin": "a shelf",
+        "epochs": 2,
+        "batch": 8,
+        "samples_per_step": 32,
+        "train_samples": 320,
+        "test_samples": 100,
+    },
+    "methods": [
+        method(
+            "fp32",
+            "plain",
+            "ring formula",
+            [epoch(4, 3, 60e6, 61e6, 0.5), epoch(6, 2, 60e6, 61e6, 0.75)],
+        ),
+        method(
+            "vote",
+            "voted",
+            "counted",
+            [epoch(2, 0.5, 2e6, 2.2e6, 0.4), epoch(2, 0.5, 2e6, 2.2e6, 0.7)],
+        ),
+    ],
+}
+
+
+def shown(result: dict) -> str:
+    console = Console(width=140, record=True, quiet=True)
+    console.quiet = False
+    with console.capture() as captured:
+        report.show(result, console)
+    return captured.get()
+
+
+def test_every_figure_of_the_summary() -> None:
+    plain, voted = report.summarise(RESULT)
+    assert plain == report.Summary("plain", 5.0, 64.0, 0.5, 6e6, 6.1e6, 0.75, 1.0, 1.0)
+    assert voted == report.Summary("voted", 2.0, 160.0, 0.25, 2e5, 2.2e5, 0.7, 2.5, 30.0)
+
+
+def test_the_table_shows_them_with_units() -> None:
+    text = shown(RESULT)
+    rows = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
+    cells = [cell.strip() for cell in rows["voted"].split("│")[2:-1]]
+    assert cells == ["2.00", "160", "25%", "200 kB", "220 kB", "70.00%", "2.50 x", "30.0 x"]
+
+
+def test_the_notes_say_what_was_done() -> None:
+    text = " ".join(shown(RESULT).split())
+    assert "a network on Some Data, 4 workers, 1 Gbit/s emulated" in text
+    assert "measured 940 Mbit/s" not in text
+    assert "measured 0.94 Gbit/s" in text
+    assert "voted: optimizer of vote." in text
+    assert "A CPU, 2 cores, 8 GiB, load 0.25" in text
+    assert "WARNING" not in text
+
+
+def test_weights_that_differ_are_not_hidden() -> None:
+    result = copy.deepcopy(RESULT)
+    result["methods"][1]["replicas_equal"] = False
+    assert "WARNING: the workers' weights differ at the end: voted." in shown(result)
+
+
+def test_loopback_has_no_wire_and_a_lone_method_no_ratio() -> None:
+    result = copy.deepcopy(RESULT)
+    result["network"] = {
+        **RESULT["network"],
+        "mode": "loopback",
+        "rate": None,
+        "measured": None,
+        "interface": None,
+    }
+    result["methods"] = result["methods"][1:]
+    (voted,) = report.summarise(result)
+    assert (voted.wire, voted.speedup, voted.saving) == (None, None, None)
+    assert "loopback: no network was emulated" in shown(result)
+
+
+def test_plots_are_pictures_of_a_readable_size(tmp_path: Path) -> None:
+    paths = plots.save(RESULT, tmp_path)
+    assert [path.name for path in paths] == ["accuracy.png", "epoch-time.png"]
+    for path in paths:
+        content = path.read_bytes()
+        assert content[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(content[16:20], "big") >= 1000  # pixels across
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (9730236, "9.73 MB"), (2.5e9, "2.5 GB")]
+)
+def test_sizes_are_decimal(size: float, text: str) -> None:
+    assert report.size_text(size) == text
+
+
+def test_a_result_comes_back_from_its_directory(tmp_path: Path) -> None:
+    folder = results.create_directory(tmp_path, "train x/1gbit")
+    assert folder.name.endswith("-train-x-1gbit")
+    again = results.create_directory(tmp_path, "train x/1gbit")
+    assert again.name == folder.name + "-2"
+    results.save(folder, RESULT)
+    assert results.load(folder) == RESULT
+
+
+def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**RESULT, "schema_version": 99}))
+    with pytest.raises(ResultError, match="expected schema_version 1, got 99"):
+        results.load(path)
+    path.write_text("[]")
+    with pytest.raises(ResultError, match="got None"):
+        results.load(path)
+    path.write_text("{")
+    with pytest.raises(ResultError, match="cannot read"):
+        results.load(tmp_path)
+
+
+def test_a_new_result_says_what_it_was_measured_with() -> None:
+    made = results.new_result("training")
+    assert {"python", "mpi", "hvd_sign", "torch", "horovod", "git"} <= set(made["versions"])
+    assert made["machine"]["cores"] >= 1
+    assert made["schema_version"] == results.SCHEMA_VERSION
+
+
+def test_every_figure_of_the_vote_table() -> None:
+    def raw(name: str, seconds: list[float], payload: float) -> dict:
+        figures = {"seconds": seconds, "payload_bytes": payload, "wire_bytes": 2 * payload}
+        return {"size": 4000, "method": name, "label": name, "wrong": 0, **figures}
+
+    measured = [raw("fp32", [0.5, 0.2, 0.4], 6000), raw("vote", [0.1, 0.3, 0.1], 125)]
+    plain, voted = vote.summarise({"network": RESULT["network"], "measured": measured})
+    assert plain == vote.Row(4000, "fp32", 0.4, 0.2, 0.5, 1e4, 1.5e4, 6e3, 12e3, 48e-6, 0, 1.0)
+    assert (voted.median, voted.algbw, voted.busbw) == (0.1, 4e4, 6e4)
+    assert (voted.limit, voted.wire, voted.speedup) == (1e-6, 250, 4.0)

@@ -1,0 +1,170 @@
+"""The benchmarks as commands: bad input, ranks that fail or fall silent, and tiny real runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import launch as test_launch
+import psutil
+import pytest
+
+from benchmarks import bench, results, vote
+from benchmarks import launch as bench_launch
+from benchmarks.launch import LaunchError
+
+REPO = Path(__file__).resolve().parent.parent
+TINY = ("--network", "loopback", "--workers", "2")
+
+
+@pytest.fixture(autouse=True)
+def own_environment():
+    with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--methods", "fp32,fp8"), "unknown method 'fp8': expected a list of fp32, fp16, vote"),
+        (("--methods", ""), "unknown method '': expected a list of"),
+        (("--workers", "1"), "--workers: expected 2 or more, got 1"),
+        (("--rate", "fast"), "--rate: expected a number with kbit, mbit or gbit, got 'fast'"),
+        (("--epochs", "0"), "--epochs: expected 1 or more, got 0"),
+        (
+            ("--limit", "100", "--batch", "64", "--data", "digits"),
+            "too few samples: 4 workers with batches of 64 need 256 for one step, there are 100",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_rank_starts(tmp_path, capsys, arguments, sentence):
+    status = bench.main(["--network", "loopback", "--out", str(tmp_path), *arguments])
+    assert status == 2
+    assert f"bench: {sentence}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_rights_for_the_cluster(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(bench_launch.netns, "why_unavailable", lambda: "it needs root")
+    assert bench.main(["--network", "cluster", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "bench: it needs root\n"
+
+
+def test_no_launcher(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(bench_launch.shutil, "which", lambda program: None)
+    assert bench.main(["--network", "loopback", "--out", str(tmp_path)]) == 2
+    assert "bench: horovodrun is not on PATH: install horovod" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("-b", "1023"), "expected a multiple of 4 bytes above 0, got '1023'"),
+        (("-b", "1T"), "expected bytes, as in 1024, 1K or 64M, got '1T'"),
+        (("-b", "2K", "-e", "1K"), "--max-bytes: expected no less than --min-bytes"),
+        (("-f", "1"), "--factor: expected 2 or more, got 1"),
+    ],
+)
+def test_sizes_that_make_no_sense(capsys, arguments, complaint) -> None:
+    with pytest.raises(SystemExit) as left:
+        vote.main(arguments)
+    assert left.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_sizes_grow_by_the_factor() -> None:
+    assert vote.sizes(vote.parse(["-b", "1K", "-e", "9K"])) == [1024, 2048, 4096, 8192]
+    assert vote.sizes(vote.parse(["-b", "1M", "-e", "5M", "-f", "4"])) == [1 << 20, 1 << 22]
+
+
+def follow(folder: Path, program: str, stall: float = 20) -> list[dict]:
+    """Follows a Python program that gets the events' path as its argument."""
+    events, log = folder / "events", folder / "log"
+    command = [sys.executable, "-c", program, str(events)]
+    return list(bench_launch.follow(command, events, log, stall))
+
+
+def test_events_come_whole_and_in_order(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; f = open(sys.argv[1], 'a')\n"
+        "for part in ('{\"a\": 1}\\n{\"b\"', ': 2}\\n', '{\"c\": 3}\\n'):\n"
+        "    f.write(part); f.flush(); time.sleep(0.3)"
+    )
+    assert follow(tmp_path, program) == [{"a": 1}, {"b": 2}, {"c": 3}]
+
+
+def test_ranks_that_fail_are_reported_with_their_last_words(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="the ranks failed, status 3") as error:
+        follow(tmp_path, "print('last words', flush=True); raise SystemExit(3)")
+    assert str(error.value).endswith("last words")
+
+
+def test_silent_ranks_are_ended_with_all_their_children(tmp_path: Path) -> None:
+    # The child is in a session of its own and deaf to SIGTERM, as a stuck rank may be.
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    program = (
+        "import subprocess, sys, time; child = subprocess.Popen("
+        f"[sys.executable, '-c', {child!r}], start_new_session=True)\n"
+        "print(child.pid, flush=True); time.sleep(600)"
+    )
+    with pytest.raises(LaunchError, match="no sign of life for 2 s"):
+        follow(tmp_path, program, stall=2)
+    pid = int((tmp_path / "log").read_text())
+    limit = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def command(module: str, folder: Path, *arguments: str) -> Path:
+    """Runs a benchmark in two processes on loopback and returns its result directory."""
+    line = [sys.executable, "-m", module, *TINY, "--out", str(folder / "out"), *arguments]
+    outcome = test_launch.run(line, folder / "launch", limit=150, cwd=REPO)
+    assert not outcome.killed, outcome.report()
+    assert outcome.returncode == 0, outcome.report()
+    (made,) = (folder / "out").iterdir()
+    return made
+
+
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+@pytest.mark.skipif(not test_launch.has("sklearn"), reason="needs scikit-learn's digits")
+def test_a_tiny_training_by_all_methods(tmp_path: Path) -> None:
+    folder = command(
+        "benchmarks.bench",
+        tmp_path,
+        *("--data", "digits", "--limit", "192", "--batch", "16", "--epochs", "2"),
+    )
+    names = {path.name for path in folder.iterdir()}
+    assert {"result.json", "report.txt", "accuracy.png", "epoch-time.png", "ranks.log"} <= names
+    result = results.load(folder)
+    coordinates = result["setup"]["parameters"]
+    assert [m["name"] for m in result["methods"]] == ["fp32", "fp16", "vote"]
+    for method in result["methods"]:
+        assert method["replicas_equal"]
+        assert [e["steps"] for e in method["epochs"]] == [6, 6]
+        assert all(0 < e["wait_seconds"] < e["seconds"] for e in method["epochs"])
+        assert all(0 <= e["accuracy"] <= 1 and e["loss"] > 0 for e in method["epochs"])
+    # Two workers: an allreduce of fp32 sends 4 bytes a coordinate each, a vote little over 1 bit.
+    fp32, fp16, voted = (row["payload"] for row in result["summary"])
+    assert (fp32, fp16) == (4 * coordinates, 2 * coordinates)
+    assert coordinates / 8 < voted < 1.03 * coordinates / 8
+
+
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    folder = command(
+        "benchmarks.vote",
+        tmp_path,
+        *("-b", "1M", "-e", "2M", "-n", "3", "-w", "1", "--json", str(kept)),
+    )
+    result = results.load(folder)
+    assert json.loads(kept.read_text()) == result
+    found = [(row["method"], row["size"], row["wrong"]) for row in result["measured"]]
+    methods = ["fp32", "fp16", "vote"]
+    assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in methods]
+    assert all(len(row["seconds"]) == 3 for row in result["measured"])
