@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "implementation.h"
@@ -33,16 +35,28 @@ void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* mes
   }
 }
 
+size_t last_level_cache() {
+  constexpr size_t kUsual = size_t(32) << 20;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  static const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return told > 0 ? size_t(told) : kUsual;
+#else
+  return kUsual;
+#endif
+}
+
 }  // namespace
 
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale) {
   const auto write = active_implementation().write[size_t(dtype)];
+  const bool past_cache = count * bytes_of(dtype) > last_level_cache();
   for_each_chunk(static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry,
                  first_block,
                  [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
-                   write(at, blocks, signs, keep, scale);
+                   write(at, blocks, signs, keep, scale, past_cache);
                  });
+  if (past_cache) active_implementation().fence();
 }
 
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,

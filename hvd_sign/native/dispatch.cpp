@@ -7,7 +7,11 @@
 namespace hvd_sign {
 namespace {
 
-const Implementation* const kAll[] = {&kScalar};  // best first
+const Implementation* const kAll[] = {// best first
+#if defined(__x86_64__)
+                                      &kAvx2,
+#endif
+                                      &kScalar};
 
 const Implementation* best() {
   for (const Implementation* one : kAll) {

@@ -6,11 +6,10 @@
 
 namespace hvd_sign {
 
-// What one pass over up to 64 whole blocks finds; bit b of a mask is block b.
+// What one pass over up to 64 whole blocks finds beside the signs; bit b of a mask is block b.
 struct Scan {
-  uint64_t signs[kChunkBlocks];  // sign bits as they are, those of zeros too
-  uint64_t active;               // blocks with a coordinate that is not zero
-  uint64_t with_zeros;           // blocks with a zero; those of an inactive block need not be told
+  uint64_t active;      // blocks with a coordinate that is not zero
+  uint64_t with_zeros;  // blocks with a zero
   bool finite;
 };
 
@@ -30,20 +29,30 @@ struct Implementation {
   bool (*usable)();
 
   // By Dtype, of data that may be unaligned.
-  void (*scan[kDtypes])(const void* blocks, size_t count, Scan* found);
+  // The sign bits as they are, those of zeros too, and what else there is to know.
+  Scan (*scan[kDtypes])(const void* blocks, size_t count, uint64_t* signs);
+  // The zeros of one block.
   uint64_t (*zeros[kDtypes])(const void* block);
-  double (*abs_sum[kDtypes])(const void* block);
+  // Adds the blocks' absolute sums to `sum`, one after another.
+  double (*abs_sum[kDtypes])(const void* blocks, size_t count, double sum);
 
-  // above: more than half[b] ballots are negative; equal: just half[b] are.
-  void (*majority)(const Ballots& ballots, const uint64_t* half, uint64_t* above, uint64_t* equal);
-  // Of the votes that are not zero: more are negative; some exist and balance; the rest decides 0.
+  // above: more than half of a block's voters are negative; equal: just half of them, rounded
+  // down. The voters are counted bit-sliced: bit b of voters[k] is bit k of their number in block
+  // b.
+  void (*majority)(const Ballots& ballots, const uint64_t* voters, uint64_t* above,
+                   uint64_t* equal);
+  // Of the votes that are not zero: more are negative; either sign has more; there are some, and
+  // as many of either sign.
   void (*signed_majority)(const Ballots& ballots, uint64_t* negative, uint64_t* nonzero,
                           uint64_t* tied);
   uint64_t (*popcount)(const uint64_t* words, size_t count);
 
   // By Dtype: whole blocks of scale * V and p - lr * V, where V is 0 at the 0 bits of `keep`.
+  // `past_cache`: the output is larger than the cache, so that writing past it is faster; fence()
+  // at the end shows such writes to other threads.
   void (*write[kDtypes])(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep,
-                         double scale);
+                         double scale, bool past_cache);
+  void (*fence)();
   void (*apply[kDtypes])(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep,
                          double lr);
 };
@@ -51,5 +60,8 @@ struct Implementation {
 const Implementation& active_implementation();
 
 extern const Implementation kScalar;
+#if defined(__x86_64__)
+extern const Implementation kAvx2;
+#endif
 
 }  // namespace hvd_sign

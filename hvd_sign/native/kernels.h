@@ -22,6 +22,7 @@ struct PackOptions {
   bool parity;       // inverts those coins, so that zeros of two ranks cancel
   uint64_t ordinal;  // of the tensor
   bool want_abs;
+  uint64_t block = 0;  // of the tensor, at which the signal begins: a multiple of a chunk's
 };
 
 struct PackResult {

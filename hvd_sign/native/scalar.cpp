@@ -19,26 +19,26 @@ void store_bits(void* data, size_t index, typename Float::Bits bits) {
 }
 
 template <class Float>
-void scan(const void* blocks, size_t count, Scan* found) {
+Scan scan(const void* blocks, size_t count, uint64_t* signs) {
   using Bits = typename Float::Bits;
   constexpr int kShift = sizeof(Bits) * 8 - 1;
-  found->active = found->with_zeros = 0;
-  found->finite = true;
+  Scan found{0, 0, true};
   for (size_t block = 0; block < count; ++block) {
-    uint64_t signs = 0;
+    uint64_t word = 0;
     Bits low = Float::kSign, high = 0;
     for (size_t i = 0; i < kBlock; ++i) {
       const Bits bits = load_bits<Float>(blocks, block * kBlock + i);
       const Bits magnitude = bits & Bits(~Float::kSign);
-      signs |= uint64_t(bits >> kShift) << i;
+      word |= uint64_t(bits >> kShift) << i;
       low = magnitude < low ? magnitude : low;
       high = magnitude > high ? magnitude : high;
     }
-    found->signs[block] = signs;
-    found->active |= uint64_t(high != 0) << block;
-    found->with_zeros |= uint64_t(low == 0) << block;
-    if (high >= Float::kInfinity) found->finite = false;
+    signs[block] = word;
+    found.active |= uint64_t(high != 0) << block;
+    found.with_zeros |= uint64_t(low == 0) << block;
+    if (high >= Float::kInfinity) found.finite = false;
   }
+  return found;
 }
 
 template <class Float>
@@ -51,21 +51,26 @@ uint64_t zeros(const void* block) {
   return found;
 }
 
-// The order of these additions is part of the meaning: eight lanes over eight rows, then a tree.
+// The order of these additions is part of the meaning: in a block eight lanes over eight rows, then
+// a tree; then block after block.
 template <class Float>
-double abs_sum(const void* block) {
+double abs_sum(const void* blocks, size_t count, double sum) {
   using Bits = typename Float::Bits;
-  using Arithmetic = typename Float::Arithmetic;
-  Arithmetic lanes[8] = {};
-  for (size_t i = 0; i < kBlock; ++i) {
-    lanes[i % 8] += Float::value(load_bits<Float>(block, i) & Bits(~Float::kSign));
+  for (size_t block = 0; block < count; ++block) {
+    typename Float::Arithmetic lanes[8] = {};
+    for (size_t i = 0; i < kBlock; ++i) {
+      const Bits bits = load_bits<Float>(blocks, block * kBlock + i);
+      lanes[i % 8] += Float::value(bits & Bits(~Float::kSign));
+    }
+    sum += ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+           ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
   }
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
-         ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  return sum;
 }
 
 template <class Float>
-void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale) {
+void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale,
+           bool /*past_cache*/) {
   using Bits = typename Float::Bits;
   const Bits positive = Float::bits(typename Float::Arithmetic(scale));
   for (size_t i = 0; i < blocks * kBlock; ++i) {
@@ -75,6 +80,8 @@ void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep
     store_bits<Float>(out, i, kept ? value : Bits(0));
   }
 }
+
+void fence() {}
 
 template <class Float>
 void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, double lr) {
@@ -88,9 +95,9 @@ void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, 
   }
 }
 
-void majority(const Ballots& ballots, const uint64_t* half, uint64_t* above, uint64_t* equal) {
+void majority(const Ballots& ballots, const uint64_t* voters, uint64_t* above, uint64_t* equal) {
   for (size_t word = 0; word < ballots.words; ++word) {
-    majority_of_word<uint64_t>(ballots, word, half, above, equal);
+    majority_of_word<uint64_t>(ballots, word, voters, above, equal);
   }
 }
 
@@ -121,6 +128,7 @@ const Implementation kScalar = {
     signed_majority,
     popcount,
     {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
+    fence,
     {apply<Float32>, apply<Float64>, apply<Float16>, apply<BFloat16>},
 };
 

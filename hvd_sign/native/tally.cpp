@@ -42,45 +42,38 @@ Activity activity_of(const Ballots& ballots) {
   return activity;
 }
 
-// How many ballots are active in each of 64 blocks.
-void count_voters(const Ballots& ballots, uint64_t* voters) {
-  uint64_t planes[kMaxPlanes];
-  count_votes<uint64_t>(
-      ballots.count,
-      [&](size_t ballot) { return load_word(ballots.active + ballot * ballots.stride); }, planes);
-  std::fill_n(voters, kChunkBlocks, 0);
-  for (size_t plane = 0; plane < planes_for(ballots.count); ++plane) {
-    for (size_t b = 0; b < kChunkBlocks; ++b) voters[b] |= (planes[plane] >> b & 1) << plane;
-  }
-}
-
-// Decides up to 64 blocks, from block `first` of the bucket; `masked`: not all ballots are active
-// in all of them.
-void decide(const Ballots& ballots, bool masked, const TallyOptions& options, size_t first,
-            CoinsOfBucket& coins, Blocks& verdict, TallyResult& result) {
+// Decides up to 64 blocks, from block `first` of the bucket.
+void decide(const Ballots& ballots, const Activity& activity, const TallyOptions& options,
+            size_t first, CoinsOfBucket& coins, Blocks& verdict, TallyResult& result) {
   const Implementation& kernels = active_implementation();
+  const uint64_t exist = low_bits(ballots.words);
+  const bool full = (activity.all & exist) == exist;
   Ballots seen = ballots;
-  if (!masked) seen.active = nullptr;
+  if (full) seen.active = nullptr;
   uint64_t tied[kChunkBlocks];
   if (options.ties == Ties::zero) {
     kernels.signed_majority(seen, verdict.signs, verdict.nonzero, tied);
-  } else {
-    uint64_t voters[kChunkBlocks], half[kChunkBlocks];
-    if (masked) {
-      count_voters(ballots, voters);
-    } else {
-      std::fill_n(voters, kChunkBlocks, ballots.count);
-    }
-    for (size_t b = 0; b < kChunkBlocks; ++b) half[b] = voters[b] / 2;
-    kernels.majority(seen, half, verdict.signs, tied);
-    for (size_t b = 0; b < ballots.words; ++b) {
-      if (voters[b] % 2 || voters[b] == 0) tied[b] = 0;
-      if (options.ties == Ties::coin && tied[b]) {
-        verdict.signs[b] |= tied[b] & coins.word(int64_t(first + b));
-      }
-    }
+    result.ties += kernels.popcount(tied, ballots.words);
+    return;
   }
+
+  uint64_t voters[kMaxPlanes];
+  if (full) {
+    for (size_t k = 0; k < planes_for(ballots.count); ++k) voters[k] = -(ballots.count >> k & 1);
+  } else {
+    const auto active = [&](size_t i) { return load_word(ballots.active + i * ballots.stride); };
+    count_votes<uint64_t>(ballots.count, active, voters);
+  }
+  kernels.majority(seen, voters, verdict.signs, tied);
+  // Half of an odd number, rounded down, is no tie, and half of no voters is none.
+  const uint64_t even = ~voters[0] & activity.any & exist;
+  if (!even) return;
+  for (uint64_t left = exist & ~even; left; left &= left - 1) tied[__builtin_ctzll(left)] = 0;
   result.ties += kernels.popcount(tied, ballots.words);
+  if (options.ties != Ties::coin) return;
+  for (size_t b = 0; b < ballots.words; ++b) {
+    if (tied[b]) verdict.signs[b] |= tied[b] & coins.word(int64_t(first + b));
+  }
 }
 
 // Mean over the voters, in rank order; a NaN is no vote.
@@ -120,11 +113,10 @@ TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry
                        geometry.message_bytes,
                        count,
                        words};
-    const uint64_t exist = low_bits(words);
     const Activity activity = activity_of(seen);
     Blocks decided;
-    decided.active = activity.any & exist;
-    decide(seen, (activity.all & exist) != exist, options, first + done, coins, decided, result);
+    decided.active = activity.any & low_bits(words);
+    decide(seen, activity, options, first + done, coins, decided, result);
     result.dead_blocks += words - size_t(__builtin_popcountll(decided.active));
     put_blocks(decided, verdict, geometry, done, words);
   }

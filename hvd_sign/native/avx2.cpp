@@ -1,0 +1,381 @@
+// AVX2 with F16C. Only this file's functions are compiled for them: what the standard library
+// defines inline stays outside of the target region, or the linker might keep this copy of it for
+// machines that cannot run it.
+#include "implementation.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include <type_traits>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,popcnt"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,f16c,popcnt")
+#endif
+
+#include "bitslice.h"
+#include "floats.h"
+
+namespace hvd_sign {
+namespace {
+
+using Vector = __m256i;
+using Words = uint64_t __attribute__((vector_size(32)));
+
+Vector load_vector(const void* from) {
+  return _mm256_loadu_si256(static_cast<const Vector*>(from));
+}
+void store_vector(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>(to), v); }
+
+// Integer vectors of one element size, as the scan needs them. Magnitudes are never negative, so
+// that signed comparisons order them. sign_bits(v) gathers the top bits of a block's elements,
+// where v(i) is its i-th vector.
+struct Lanes16 {
+  static Vector all(uint64_t value) { return _mm256_set1_epi16(int16_t(value)); }
+  static Vector low(Vector a, Vector b) { return _mm256_min_epi16(a, b); }
+  static Vector high(Vector a, Vector b) { return _mm256_max_epi16(a, b); }
+  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi16(a, b); }
+  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi16(a, b); }
+
+  template <class Get>
+  static uint64_t sign_bits(Get v) {
+    const auto half = [&](int i) {
+      // Saturation keeps signs. Both halves of a register are packed apart: the permutation mends.
+      const Vector bytes = _mm256_packs_epi16(v(i), v(i + 1));
+      return uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
+    };
+    return half(0) | uint64_t(half(2)) << 32;
+  }
+};
+
+struct Lanes32 {
+  static Vector all(uint64_t value) { return _mm256_set1_epi32(int32_t(value)); }
+  static Vector low(Vector a, Vector b) { return _mm256_min_epi32(a, b); }
+  static Vector high(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
+  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi32(a, b); }
+  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi32(a, b); }
+
+  template <class Get>
+  static uint64_t sign_bits(Get v) {
+    const Vector order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const auto half = [&](int i) {
+      const Vector low = _mm256_packs_epi32(v(i), v(i + 1));
+      const Vector high = _mm256_packs_epi32(v(i + 2), v(i + 3));
+      const Vector bytes = _mm256_packs_epi16(low, high);
+      return uint32_t(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, order)));
+    };
+    return half(0) | uint64_t(half(4)) << 32;
+  }
+};
+
+struct Lanes64 {
+  static Vector all(uint64_t value) { return _mm256_set1_epi64x(int64_t(value)); }
+  static Vector low(Vector a, Vector b) { return _mm256_blendv_epi8(a, b, above(a, b)); }
+  static Vector high(Vector a, Vector b) { return _mm256_blendv_epi8(b, a, above(a, b)); }
+  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi64(a, b); }
+  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi64(a, b); }
+
+  template <class Get>
+  static uint64_t sign_bits(Get v) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 16; ++i) {
+      bits |= uint64_t(_mm256_movemask_pd(_mm256_castsi256_pd(v(i)))) << 4 * i;
+    }
+    return bits;
+  }
+};
+
+template <class Float>
+using Lanes =
+    std::conditional_t<sizeof(typename Float::Bits) == 2, Lanes16,
+                       std::conditional_t<sizeof(typename Float::Bits) == 4, Lanes32, Lanes64>>;
+
+template <class Float>
+constexpr size_t kVectors = sizeof(typename Float::Bits) * kBlock / sizeof(Vector);
+
+template <class Float>
+Scan scan(const void* blocks, size_t count, uint64_t* signs) {
+  using L = Lanes<Float>;
+  const Vector magnitude = L::all(uint64_t(Float::kSign) - 1);
+  const uint8_t* at = static_cast<const uint8_t*>(blocks);
+  Vector highest = _mm256_setzero_si256();
+  uint64_t active = 0, with_zeros = 0;
+  for (size_t block = 0; block < count; ++block) {
+    Vector v[kVectors<Float>];
+    Vector low = magnitude, high = _mm256_setzero_si256();
+    for (size_t i = 0; i < kVectors<Float>; ++i, at += sizeof(Vector)) {
+      v[i] = load_vector(at);
+      const Vector size = _mm256_and_si256(v[i], magnitude);
+      low = L::low(low, size);
+      high = L::high(high, size);
+    }
+    signs[block] = L::sign_bits([&](int i) { return v[i]; });
+    const Vector zero = L::same(low, _mm256_setzero_si256());
+    active |= uint64_t(!_mm256_testz_si256(high, high)) << block;
+    with_zeros |= uint64_t(!_mm256_testz_si256(zero, zero)) << block;
+    highest = L::high(highest, high);
+  }
+  const Vector nonfinite = L::above(highest, L::all(uint64_t(Float::kInfinity) - 1));
+  return {active, with_zeros, _mm256_testz_si256(nonfinite, nonfinite) != 0};
+}
+
+template <class Float>
+uint64_t zeros(const void* block) {
+  using L = Lanes<Float>;
+  const Vector magnitude = L::all(uint64_t(Float::kSign) - 1);
+  const Vector* v = static_cast<const Vector*>(block);
+  return L::sign_bits([&](int i) {
+    return L::same(_mm256_and_si256(load_vector(v + i), magnitude), _mm256_setzero_si256());
+  });
+}
+
+// Numbers of a type whose arithmetic is float32: eight at a time to registers, sixteen back.
+template <class Float>
+struct Numbers;
+
+template <>
+struct Numbers<Float32> {
+  static __m256 load8(const void* from) { return _mm256_loadu_ps(static_cast<const float*>(from)); }
+  static void round16(__m256 low, __m256 high, Vector* to) {
+    to[0] = _mm256_castps_si256(low);
+    to[1] = _mm256_castps_si256(high);
+  }
+};
+
+template <>
+struct Numbers<Float16> {
+  static __m256 load8(const void* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
+  }
+  static void round16(__m256 low, __m256 high, Vector* to) {
+    const __m128i first = _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i second = _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT);
+    *to = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+  }
+};
+
+template <>
+struct Numbers<BFloat16> {
+  static __m256 load8(const void* from) {
+    const __m128i bits = _mm_loadu_si128(static_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static Vector round8(__m256 v) {
+    const Vector bits = _mm256_castps_si256(v);
+    const Vector upper = _mm256_srli_epi32(bits, 16);
+    const Vector odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+    const Vector half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+    const Vector rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
+    const Vector quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+    const Vector nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(rounded, quiet, nan);
+  }
+  static void round16(__m256 low, __m256 high, Vector* to) {
+    // Both halves of a register are packed apart: the permutation mends.
+    *to = _mm256_permute4x64_epi64(_mm256_packus_epi32(round8(low), round8(high)), 0b11011000);
+  }
+};
+
+// The reference's order of additions: a register is its eight lanes.
+template <class Float>
+double abs_sum(const void* blocks, size_t count, double sum) {
+  const uint8_t* at = static_cast<const uint8_t*>(blocks);
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  for (size_t block = 0; block < count; ++block) {
+    __m256 lanes = _mm256_setzero_ps();
+    for (size_t row = 0; row < 8; ++row, at += 8 * sizeof(typename Float::Bits)) {
+      lanes = _mm256_add_ps(lanes, _mm256_andnot_ps(sign, Numbers<Float>::load8(at)));
+    }
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    sum += _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+  return sum;
+}
+
+double abs_sum64(const void* blocks, size_t count, double sum) {
+  const double* at = static_cast<const double*>(blocks);
+  const __m256d sign = _mm256_set1_pd(-0.0);
+  for (size_t block = 0; block < count; ++block) {
+    __m256d low = _mm256_setzero_pd(), high = low;
+    for (size_t row = 0; row < 8; ++row, at += 8) {
+      low = _mm256_add_pd(low, _mm256_andnot_pd(sign, _mm256_loadu_pd(at)));
+      high = _mm256_add_pd(high, _mm256_andnot_pd(sign, _mm256_loadu_pd(at + 4)));
+    }
+    const __m256d four = _mm256_add_pd(low, high);
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    sum += _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+  return sum;
+}
+
+// Puts bit `first + lane` of a word on top of each lane; the bits below it are of no use.
+Vector bits_on_top16(uint64_t word, int first) {
+  const Vector shift = _mm256_setr_epi16(int16_t(0x8000), 0x4000, 0x2000, 0x1000, 0x800, 0x400,
+                                         0x200, 0x100, 0x80, 0x40, 0x20, 0x10, 8, 4, 2, 1);
+  return _mm256_mullo_epi16(_mm256_set1_epi16(int16_t(word >> first)), shift);
+}
+Vector bits_on_top32(uint64_t word, int first) {
+  const Vector shift = _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24);
+  return _mm256_sllv_epi32(_mm256_set1_epi32(int32_t(word >> first)), shift);
+}
+Vector bits_on_top64(uint64_t word, int first) {
+  const Vector shift = _mm256_setr_epi64x(63, 62, 61, 60);
+  return _mm256_sllv_epi64(_mm256_set1_epi64x(int64_t(word >> first)), shift);
+}
+
+template <class Float>
+Vector bits_on_top(uint64_t word, int first) {
+  if constexpr (sizeof(typename Float::Bits) == 2) return bits_on_top16(word, first);
+  if constexpr (sizeof(typename Float::Bits) == 4) return bits_on_top32(word, first);
+  if constexpr (sizeof(typename Float::Bits) == 8) return bits_on_top64(word, first);
+}
+
+// All ones in the lanes whose bit of `keep`, from bit `first` on, is set.
+template <class Float>
+Vector mask_of(uint64_t keep, int first) {
+  const Vector top = Lanes<Float>::all(Float::kSign);
+  const Vector bits = _mm256_and_si256(bits_on_top<Float>(keep, first), top);
+  return Lanes<Float>::same(bits, top);
+}
+
+template <class Float, bool kPast>
+void write_blocks(uint8_t* at, size_t blocks, const uint64_t* signs, const uint64_t* keep,
+                  Vector positive) {
+  constexpr int kLanes = sizeof(Vector) / sizeof(typename Float::Bits);
+  const Vector sign = Lanes<Float>::all(Float::kSign);
+  for (size_t block = 0; block < blocks; ++block) {
+    const bool whole = keep[block] == ~0ull;
+    for (int first = 0; first < int(kBlock); first += kLanes, at += sizeof(Vector)) {
+      const Vector negative = _mm256_and_si256(bits_on_top<Float>(signs[block], first), sign);
+      Vector value = _mm256_xor_si256(positive, negative);
+      if (!whole) value = _mm256_and_si256(value, mask_of<Float>(keep[block], first));
+      if (kPast) {
+        _mm256_stream_si256(reinterpret_cast<Vector*>(at), value);
+      } else {
+        store_vector(at, value);
+      }
+    }
+  }
+}
+
+template <class Float>
+void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale,
+           bool past_cache) {
+  const Vector positive = Lanes<Float>::all(Float::bits(typename Float::Arithmetic(scale)));
+  uint8_t* at = static_cast<uint8_t*>(out);
+  if (past_cache && reinterpret_cast<uintptr_t>(at) % sizeof(Vector) == 0) {
+    write_blocks<Float, true>(at, blocks, signs, keep, positive);
+  } else {
+    write_blocks<Float, false>(at, blocks, signs, keep, positive);
+  }
+}
+
+void fence() { _mm_sfence(); }
+
+template <class Float>
+void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, double lr) {
+  constexpr size_t kBytes = sizeof(typename Float::Bits);
+  constexpr int kLanes = sizeof(Vector) / kBytes;
+  const __m256 step = _mm256_set1_ps(float(lr));
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  uint8_t* at = static_cast<uint8_t*>(p);
+  for (size_t block = 0; block < blocks; ++block) {
+    const bool whole = keep[block] == ~0ull;
+    for (int first = 0; first < int(kBlock); first += 16, at += 16 * kBytes) {
+      const auto stepped = [&](int next) {
+        const __m256 top = _mm256_castsi256_ps(bits_on_top32(signs[block], first + next));
+        return _mm256_sub_ps(Numbers<Float>::load8(at + next * kBytes),
+                             _mm256_xor_ps(step, _mm256_and_ps(top, sign)));
+      };
+      Vector after[16 / kLanes];
+      Numbers<Float>::round16(stepped(0), stepped(8), after);
+      for (int i = 0; i < 16 / kLanes; ++i) {
+        uint8_t* to = at + i * sizeof(Vector);
+        if (!whole) {
+          const Vector mask = mask_of<Float>(keep[block], first + i * kLanes);
+          after[i] = _mm256_blendv_epi8(load_vector(to), after[i], mask);
+        }
+        store_vector(to, after[i]);
+      }
+    }
+  }
+}
+
+void apply64(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, double lr) {
+  const __m256d step = _mm256_set1_pd(lr);
+  const __m256d sign = _mm256_set1_pd(-0.0);
+  double* at = static_cast<double*>(p);
+  for (size_t block = 0; block < blocks; ++block) {
+    for (int first = 0; first < int(kBlock); first += 4, at += 4) {
+      const __m256d top = _mm256_castsi256_pd(bits_on_top64(signs[block], first));
+      const __m256d before = _mm256_loadu_pd(at);
+      const __m256d after = _mm256_sub_pd(before, _mm256_xor_pd(step, _mm256_and_pd(top, sign)));
+      const __m256d kept = _mm256_castsi256_pd(bits_on_top64(keep[block], first));
+      _mm256_storeu_pd(at, _mm256_blendv_pd(before, after, kept));
+    }
+  }
+}
+
+void majority(const Ballots& ballots, const uint64_t* voters, uint64_t* above, uint64_t* equal) {
+  constexpr size_t kLanes = sizeof(Words) / 8;
+  size_t word = 0;
+  for (; word + kLanes <= ballots.words; word += kLanes) {
+    majority_of_word<Words>(ballots, word, voters, above, equal);
+  }
+  for (; word < ballots.words; ++word) {
+    majority_of_word<uint64_t>(ballots, word, voters, above, equal);
+  }
+}
+
+void signed_majority(const Ballots& ballots, uint64_t* negative, uint64_t* nonzero,
+                     uint64_t* tied) {
+  constexpr size_t kLanes = sizeof(Words) / 8;
+  size_t word = 0;
+  for (; word + kLanes <= ballots.words; word += kLanes) {
+    signed_majority_of_word<Words>(ballots, word, negative, nonzero, tied);
+  }
+  for (; word < ballots.words; ++word) {
+    signed_majority_of_word<uint64_t>(ballots, word, negative, nonzero, tied);
+  }
+}
+
+uint64_t popcount(const uint64_t* words, size_t count) {
+  uint64_t sum = 0;
+  for (size_t word = 0; word < count; ++word) sum += uint64_t(__builtin_popcountll(words[word]));
+  return sum;
+}
+
+bool usable() {
+  unsigned a, b, c, d;  // older compilers' __builtin_cpu_supports does not know f16c
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  return f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
+}
+
+}  // namespace
+
+const Implementation kAvx2 = {
+    "avx2",
+    usable,
+    {scan<Float32>, scan<Float64>, scan<Float16>, scan<BFloat16>},
+    {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
+    {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
+    majority,
+    signed_majority,
+    popcount,
+    {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
+    fence,
+    {apply<Float32>, apply64, apply<Float16>, apply<BFloat16>},
+};
+
+}  // namespace hvd_sign
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__

@@ -1,0 +1,81 @@
+// How a bucket is cut into chunks that follow one another through the pipeline, and the buffers
+// that they travel in. Depends on neither Python nor MPI.
+#pragma once
+
+#include <vector>
+
+#include "../kernels.h"
+
+namespace hvd_sign {
+
+// A tensor of the bucket.
+struct Tensor {
+  size_t first_block;  // in the bucket
+  size_t count;        // coordinates
+  uint64_t ordinal;
+};
+
+// A run of one tensor's blocks within a chunk of the pipeline.
+struct Piece {
+  size_t tensor;
+  size_t block;   // of the tensor, at which the piece begins: a multiple of 64
+  size_t first;   // block of the chunk
+  size_t blocks;  // how many
+  size_t count;   // coordinates
+};
+
+// What is packed, sent, tallied and applied in one go. The last chunk of a scaled bucket has no
+// blocks: it carries the tensors' scales, which are known when all else is packed.
+struct PipelineChunk {
+  PipelineChunk(size_t first_block, std::vector<Piece> pieces, const std::vector<Tensor>& tensors,
+                size_t shards, bool nonzero, size_t trailer_floats);
+
+  size_t first_block;  // of the bucket
+  std::vector<Piece> pieces;
+  Geometry geometry;
+  std::vector<int64_t> first_blocks;  // of the pieces' tensors, counted from the chunk's start
+  std::vector<uint64_t> ordinals;
+};
+
+struct PlanSettings {
+  Ties ties;
+  bool sharded;  // else all-gather
+  bool scaled;
+  size_t rank;
+  size_t voters;
+  uint32_t stream;
+  uint32_t bucket;
+  size_t chunk_blocks;  // aimed at
+  size_t slots;         // chunks in flight at most
+};
+
+// A chunk under way: its buffers, made once.
+struct PipelineSlot {
+  std::vector<uint8_t> ballots, received, verdict, verdicts;
+  bool busy = false;
+};
+
+class Plan {
+ public:
+  // `ballots` and `verdicts` hold the whole bucket in one message each: the ballots of tensors that
+  // were packed elsewhere, and the verdict for those who take it later.
+  Plan(std::vector<Tensor> tensors, size_t blocks, const PlanSettings& settings, uint8_t* ballots,
+       uint8_t* verdicts);
+
+  const std::vector<Tensor> tensors;
+  const PlanSettings settings;
+  const Geometry whole;
+  uint8_t* const ballots;
+  uint8_t* const verdicts;
+  std::vector<PipelineChunk> chunks;
+  std::vector<PipelineSlot> slots;
+  std::vector<float> scales;
+
+  size_t scales_per_message() const { return scales_per_message_; }
+
+ private:
+  size_t shards() const { return settings.sharded ? settings.voters : 1; }
+  size_t scales_per_message_;
+};
+
+}  // namespace hvd_sign
