@@ -82,7 +82,14 @@ setup(
     extras_require={
         "torch": ["torch>=2.1", "horovod==0.28.1"],
         "tensorflow": ["tensorflow==2.15.*", "horovod==0.28.1"],
-        "bench": ["matplotlib>=3.7", "rich>=13", "torch>=2.1"],
+        "bench": [
+            "horovod==0.28.1",
+            "matplotlib>=3.7",
+            "psutil>=5.9",
+            "rich>=13",
+            "scikit-learn>=1.3",
+            "torch>=2.1",
+        ],
         "dev": [
             "clang-format",
             "hypothesis>=6.100",

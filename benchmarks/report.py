@@ -159,10 +159,12 @@ def show(result: Result, console: Console) -> None:
 
 
 def save_text(result: Result, folder: Path) -> Path:
-    """Writes table and notes to report.txt and returns its path."""
+    """Writes table, notes, versions and command line to report.txt and returns its path."""
     path = folder / "report.txt"
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     with path.open("w") as file:
         show(result, Console(file=file, width=WIDTH))
+        print(f"- {versions}.\n- {result['started']}: {result['command']}", file=file)
     return path
 
 
