@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +20,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "hvd_sign" / "_version.py").read_text(), re.MULTILINE
 ).group(1)
 NATIVE = Path("hvd_sign", "native")
+ENGINE = NATIVE / "engine"
 NANOBIND = Path(nanobind.source_dir())
 # The bindings lie in containers that are no packages: a folder `torch` with an __init__.py would
 # shadow PyTorch for every program started here.
@@ -65,6 +70,42 @@ kernels = Extension(
     language="c++",
 )
 
+
+def mpi_flags() -> tuple[list[str], list[str]] | None:
+    """What MPI's compiler wrapper adds to compiling and to linking; None if there is none."""
+    wrapper = os.environ.get("MPICXX") or shutil.which("mpicxx") or shutil.which("mpic++")
+    if wrapper is None or os.environ.get("HVD_SIGN_WITHOUT_ENGINE") == "1":
+        return None
+    shown = subprocess.run([wrapper, "-show"], capture_output=True, text=True, check=False)
+    if shown.returncode != 0:
+        return None
+    words = shlex.split(shown.stdout)[1:]
+    linking = [word for word in words if word.startswith(("-L", "-l", "-Wl"))]
+    return [word for word in words if word not in linking], linking
+
+
+def engine() -> list[Extension]:
+    """The native engine; without an MPI to compile it for, votes go through mpi4py."""
+    flags = mpi_flags()
+    if flags is None:
+        print("hvd_sign: no mpicxx on PATH: the native engine is left out", file=sys.stderr)
+        return []
+    compiling, linking = flags
+    kernel_sources = [file for file in kernels.sources if not file.endswith("/module.cpp")]
+    return [
+        Extension(
+            "hvd_sign._engine",
+            sources=[*kernel_sources, *sorted(str(file) for file in ENGINE.glob("*.cpp"))],
+            depends=[*kernels.depends, *sorted(str(file) for file in ENGINE.glob("*.h"))],
+            include_dirs=kernels.include_dirs,
+            define_macros=kernels.define_macros,
+            extra_compile_args=[*kernels.extra_compile_args, *compiling],
+            extra_link_args=[*kernels.extra_link_args, *linking],
+            language="c++",
+        )
+    ]
+
+
 packages = find_packages(include=["hvd_sign", "hvd_sign.*"])
 package_dir = {}
 for name, folder in BINDINGS.items():
@@ -103,7 +144,7 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={"hvd_sign": ["py.typed", "*.pyi"]},
-    ext_modules=[kernels],
+    ext_modules=[kernels, *engine()],
     cmdclass={"build_ext": ParallelBuild},
     zip_safe=False,
 )

@@ -16,6 +16,7 @@ from zlib import crc32
 from hvd_sign.agreement import disagreement, ranks_text
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
+from hvd_sign.boxes import make_box
 from hvd_sign.buckets import Bucket, TensorSpec
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.options import VoteOptions
@@ -198,7 +199,7 @@ class AdHocStream(Stream):
                 for ordinal, tensor in enumerate(call.tensors)
             )
             bucket = Bucket(0, specs)
-            box = BallotBox(bucket, call.rule, Sign(), call.options, self.transport, self.number)
+            box = make_box(bucket, call.rule, Sign(), call.options, self.transport, self.number)
             if len(self._boxes) >= KEPT_BOXES:
                 self._boxes.popitem(last=False)
             self._boxes[key] = box

@@ -1,8 +1,8 @@
-"""The ballot box of a bucket: its messages, from the tensors that cast to those that obey."""
+"""The ballot box of a bucket: where its tensors cast their signs and find the verdict."""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,6 @@ import numpy.typing as npt
 from hvd_sign import kernels
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.buckets import Bucket, TensorSpec
-from hvd_sign.exchanges import get_exchange
 from hvd_sign.options import TIES, VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -36,8 +35,26 @@ class Cast(NamedTuple):
 ABSTAINED = Cast(0, 0, 0.0)
 
 
+class Feed(NamedTuple):
+    """A voter's arrays for those who can read and write them without asking it.
+
+    Attributes:
+        signal: contiguous host array, or None to abstain.
+        out: contiguous host array for the verdict, or None if the voter's ``obey()`` is needed.
+        factor: multiplies the verdict in ``out``.
+    """
+
+    signal: Any
+    out: Any
+    factor: float
+
+
 class Voter(Protocol):
     """A tensor of one rank, as a ballot box sees it; bindings and devices have their own."""
+
+    def feed(self) -> Feed | None:
+        """The arrays behind it; None if only ``cast()`` and ``obey()`` know."""
+        ...
 
     def cast(self, slot: Slot) -> Cast:
         """Puts the tensor's signs into the slot."""
@@ -59,6 +76,10 @@ class HostVoter:
     def __init__(self, signal: Any, out: Any) -> None:
         self.signal = signal
         self.out = out
+
+    def feed(self) -> Feed | None:
+        """The arrays themselves."""
+        return Feed(self.signal, self.out, 1.0)
 
     def cast(self, slot: Slot) -> Cast:
         """Lets the algorithm pack its signal."""
@@ -113,8 +134,8 @@ class Slot(NamedTuple):
         )
 
 
-class BallotBox:
-    """The messages of one bucket on one stream; buffers are made once and used at every step.
+class BallotBox(ABC):
+    """A bucket on one stream; what it needs is made once and used at every step.
 
     Args:
         bucket: the tensors.
@@ -123,7 +144,17 @@ class BallotBox:
         options: ties, exchange, seed, scale.
         transport: connects the voters.
         stream: the stream's number, told in every message.
+
+    Attributes:
+        ballots: uint8, the messages that slots pack into, laid out by ``geometry``.
+        verdicts: uint8, the messages that slots take the verdict from, laid out likewise.
+        zero_key: of the coins that cast zeros in this step.
+        tie_key: of the coins that decide ties in this step.
     """
+
+    geometry: kernels.Geometry
+    ballots: npt.NDArray[np.uint8]
+    verdicts: npt.NDArray[np.uint8]
 
     def __init__(
         self,
@@ -139,28 +170,17 @@ class BallotBox:
         self.algorithm = algorithm
         self.options = options
         self.transport = transport
-        self.exchange = get_exchange(options.exchange)
+        self.stream = stream
         self.ties = TIES.index(options.ties)
         self.scaled = options.scale == "mean_abs"
-        shards = self.exchange.shards(transport.size)
-        self._scales_per_message = -(-len(bucket.specs) // shards) if self.scaled else 0
-        self.geometry = kernels.Geometry(
-            bucket.blocks, shards, options.ties == "zero", self._scales_per_message
-        )
-        one = self.geometry.message_bytes
-        self.ballots = np.zeros(self.geometry.total_bytes, np.uint8)
-        self.received = np.zeros(one * transport.size, np.uint8)
-        self.verdict = np.zeros(one, np.uint8)
-        self.verdicts = np.zeros(self.geometry.total_bytes, np.uint8)
         self.slots = [
             Slot(self, spec, int(first))
             for spec, first in zip(bucket.specs, bucket.first_blocks, strict=False)
         ]
-        self._stream = stream
-        self._step = 0
         self.zero_key = self.tie_key = 0
         self.verdict_flags = 0
 
+    @abstractmethod
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
     ) -> Iterator[Pending]:
@@ -172,61 +192,20 @@ class BallotBox:
             joined: this rank has no more data, and only serves.
             obey: write the verdict to the voters at the end; else the caller does, by ``obey()``.
         """
-        with recorder.timed("pack_seconds"):
-            self._cast(step, voters, joined)
-        for pending in self.exchange.run(self):
-            start = time.perf_counter()
-            yield pending
-            recorder.add(exchange_seconds=time.perf_counter() - start)
-        recorder.add(votes=1)
-        if obey:
-            self.obey(voters)
 
-    def _cast(self, step: int, voters: Sequence[Voter], joined: bool) -> None:
-        self._step = step
+    @abstractmethod
+    def scales(self) -> list[float]:
+        """Each tensor's scale in the last verdict."""
+
+    def begin(self, step: int) -> None:
+        """Chooses the step's coins."""
         self.zero_key = kernels.coin_key(self.options.seed, "zero", step)
         self.tie_key = kernels.coin_key(self.options.seed, "tie", step)
-        casts = [voter.cast(slot) for voter, slot in zip(voters, self.slots, strict=True)]
-        if self.scaled:
-            trailers = self._trailers(self.ballots)
-            means = np.full(trailers.size, np.nan, np.float32)
-            means[: len(casts)] = [
-                cast.abs_sum / cast.finite if cast.finite else np.nan for cast in casts
-            ]
-            trailers[:] = means.reshape(trailers.shape)
-        nonfinite = sum(cast.nonfinite_chunks for cast in casts)
-        recorder.add(nonfinite_chunks=nonfinite)
-        flags = 0
-        if nonfinite:
-            flags |= kernels.NONFINITE
-        if not any(cast.finite for cast in casts):
-            flags |= kernels.ABSTAINED
-        if joined:
-            flags |= kernels.JOINED
-        self._seal(self.ballots, kernels.BALLOT, flags, nonfinite, shard=-1)
-
-    def tally(self, shard: int) -> None:
-        """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
-        with recorder.timed("tally_seconds"):
-            flags, counters = self._check(self.received, kernels.BALLOT, shard)
-            seen = self.rule.tally(self, shard)
-            self.verdict_flags = _combine(flags)
-            self._seal(self.verdict, kernels.VERDICT, self.verdict_flags, sum(counters), shard)
-            recorder.add(ties=seen.ties)
-
-    def check_verdicts(self) -> None:
-        """Checks the verdicts of all owners; called by exchanges."""
-        flags, _ = self._check(self.verdicts, kernels.VERDICT, shard=-1)
-        self.verdict_flags = _combine(flags)
 
     def obey(self, voters: Sequence[Voter]) -> None:
         """Writes the verdict to the voters."""
         with recorder.timed("apply_seconds"):
-            count = len(self.slots)
-            scales = [1.0] * count
-            if self.scaled:
-                scales = self._trailers(self.verdicts).reshape(-1)[:count].tolist()
-            for voter, slot, scale in zip(voters, self.slots, scales, strict=True):
+            for voter, slot, scale in zip(voters, self.slots, self.scales(), strict=True):
                 voter.obey(slot, scale)
 
     @property
@@ -238,57 +217,3 @@ class BallotBox:
     def all_joined(self) -> bool:
         """Whether every rank has joined."""
         return bool(self.verdict_flags & kernels.JOINED)
-
-    def _trailers(self, messages: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The messages' floats: tensor t's is in message t // n at t % n; NaN does not count."""
-        start = self.geometry.trailer_offset
-        rows = messages.reshape(-1, self.geometry.message_bytes)
-        return rows[:, start : start + 4 * self._scales_per_message].view(np.float32)
-
-    def _seal(
-        self,
-        messages: npt.NDArray[np.uint8],
-        kind: int,
-        flags: int,
-        counter: int,
-        shard: int,
-    ) -> None:
-        kernels.seal(
-            messages,
-            self.geometry,
-            kind=kind,
-            flags=flags,
-            ties=self.ties,
-            stream=self._stream,
-            bucket=self.bucket.index,
-            chunk=0,
-            counter=counter,
-            step=self._step,
-            sender=self.transport.rank,
-            shard=shard,
-        )
-
-    def _check(
-        self, messages: npt.NDArray[np.uint8], kind: int, shard: int
-    ) -> tuple[list[int], list[int]]:
-        return kernels.check(
-            messages,
-            self.geometry,
-            kind=kind,
-            ties=self.ties,
-            stream=self._stream,
-            bucket=self.bucket.index,
-            chunk=0,
-            step=self._step,
-            shard=shard,
-        )
-
-
-def _combine(flags: Sequence[int]) -> int:
-    """Flags of several messages in one: joined or abstained if all are, non-finite if any is."""
-    every = kernels.JOINED | kernels.ABSTAINED
-    anyone = 0
-    for flag in flags:
-        every &= flag
-        anyone |= flag
-    return every | (anyone & kernels.NONFINITE)

@@ -159,8 +159,7 @@ class Stream:
         """
         self.fail(RuntimeError(reason))
         self.engine.detach(self)
-        if release:
-            self.transport.close()
+        self.transport.close(release=release)
 
 
 class _Source(Protocol):
@@ -170,9 +169,15 @@ class _Source(Protocol):
 
 
 class Engine:
-    """Owns the progress thread, which starts with the first vote."""
+    """Owns the progress thread, which starts with the first vote.
+
+    Attributes:
+        nap: sleeps for so many seconds between two looks; replaced by one that a native vote's end
+            cuts short.
+    """
 
     def __init__(self) -> None:
+        self.nap: Callable[[float], None] = time.sleep
         self.lock = threading.RLock()
         self._work = threading.Condition(self.lock)
         self._sources: list[_Source] = []
@@ -231,5 +236,5 @@ class Engine:
             if any(moved):
                 nap = SHORTEST_NAP
             else:
-                time.sleep(nap)
+                self.nap(nap)
                 nap = min(2 * nap, LONGEST_NAP)

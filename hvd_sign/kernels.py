@@ -68,6 +68,7 @@ __all__ = [
     "Geometry",
     "abstain",
     "apply_verdict",
+    "as_bits",
     "check",
     "coin_key",
     "coin_words",
@@ -117,7 +118,7 @@ def pack(
     Raises:
         TypeError, ValueError: an array, or ``first_block``, or ``ties`` does not fit.
     """
-    signal, bfloat16 = _as_bits(signal, bfloat16)
+    signal, bfloat16 = as_bits(signal, bfloat16)
     return _kernels.pack(
         signal,
         messages,
@@ -154,7 +155,7 @@ def write_verdict(
     Raises:
         TypeError, ValueError: an array or ``first_block`` does not fit.
     """
-    out, bfloat16 = _as_bits(out, bfloat16)
+    out, bfloat16 = as_bits(out, bfloat16)
     _kernels.write_verdict(out, messages, geometry, first_block, scale=scale, bfloat16=bfloat16)
 
 
@@ -183,12 +184,16 @@ def apply_verdict(
     Raises:
         TypeError, ValueError: an array or ``first_block`` does not fit.
     """
-    p, bfloat16 = _as_bits(p, bfloat16)
+    p, bfloat16 = as_bits(p, bfloat16)
     _kernels.apply_verdict(p, messages, geometry, first_block, lr=lr, bfloat16=bfloat16)
 
 
-def _as_bits(array: Any, bfloat16: bool) -> tuple[Any, bool]:
-    """Numpy's bfloat16 comes from a library and travels by no protocol: its bits do."""
+def as_bits(array: Any, bfloat16: bool = False) -> tuple[Any, bool]:
+    """Numpy's bfloat16 comes from a library and travels by no protocol: its bits do.
+
+    Returns:
+        The array, or its bits as uint16; and whether those are what is meant.
+    """
     if isinstance(array, np.ndarray) and _is_bfloat16(array.dtype):
         return array.view(np.uint16), True
     return array, bfloat16

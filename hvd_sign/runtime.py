@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
+from hvd_sign.pipeline import Pipeline, load_engine
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import LocalTransport, MpiTransport, Transport
 
@@ -65,6 +66,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.engine = Engine()
+        self._native: tuple[Any, Any] | None = None
         self._streams: list[Stream] = []
         self._made: Counter[tuple[int, ...]] = Counter()
         self._lock = threading.Lock()
@@ -85,6 +87,22 @@ class Runtime:
             self._made[tuple(members)] += 1
             return self._made[tuple(members)]
 
+    def transport(self, communicator: MPI.Intracomm) -> Transport:
+        """The best transport over a communicator of our own; collective over it."""
+        if communicator.Get_size() == 1:
+            communicator.Free()
+            return LocalTransport()
+        transport = MpiTransport(communicator)
+        module = load_engine(load_mpi())
+        if all(transport.gather_objects(module is not None)):
+            if self._native is None:
+                self._native = module, module.Engine()
+                self.engine.nap = self._native[1].nap
+            transport.pipeline = Pipeline(*self._native, communicator)
+        elif module is not None:
+            logger.warning("votes go through mpi4py: other ranks lack the native engine")
+        return transport
+
     def _keep(self, stream: Stream) -> Stream:
         with self._lock:
             self._streams.append(stream)
@@ -96,6 +114,8 @@ class Runtime:
         if not drained:
             logger.warning("shutdown: votes still under way after %g s are given up", DRAIN_SECONDS)
         self.engine.stop()
+        if self._native is not None:
+            self._native[1].stop()
         for stream in self._streams:
             stream.close(CLOSED, release=drained)
         self._streams.clear()
@@ -163,7 +183,7 @@ class World:
         mpi = load_mpi()
         members = mpi.COMM_WORLD.Get_group().Incl([self._mpi_ranks[rank] for rank in ranks])
         communicator = mpi.COMM_WORLD.Create_group(members, self._runtime.count(ranks))
-        return MpiTransport(communicator)
+        return self._runtime.transport(communicator)
 
 
 class Served:
@@ -197,9 +217,7 @@ class _CommunicatorStreams:
         kept: Any = communicator.Get_attr(self._key)
         if kept is not None and kept[0] is current:
             return kept[1]  # type: ignore[no-any-return]
-        private = communicator.Dup()
-        transport = MpiTransport(private) if private.Get_size() > 1 else LocalTransport()
-        stream = current.adhoc_stream(transport)
+        stream = current.adhoc_stream(current.transport(communicator.Dup()))
         communicator.Set_attr(self._key, (current, stream))
         return stream
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from hvd_sign.agreement import disagreement
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import BallotBox, HostVoter, Voter
+from hvd_sign.boxes import make_box
 from hvd_sign.buckets import TensorSpec, plan_buckets
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.options import VoteOptions
@@ -55,7 +56,7 @@ class VoteSession:
         self.stream = stream
         self.options = options
         self._boxes = [
-            BallotBox(bucket, rule, algorithm, options, stream.transport, stream.number)
+            make_box(bucket, rule, algorithm, options, stream.transport, stream.number)
             for bucket in buckets
         ]
         self._bucket_of = {

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", minversion="2.1")
 pytest.importorskip("horovod.torch")
 
 from hvd_sign.algorithms import Sign
-from hvd_sign.ballots import BallotBox
 from hvd_sign.buckets import Bucket, TensorSpec
 from hvd_sign.options import VoteOptions
+from hvd_sign.stepwise import StepwiseBox
 from hvd_sign.transports import LocalTransport
 from hvd_sign.votes import MajorityVote
 from hvd_sign_torch.device import DeviceVoter, TorchHostVoter
@@ -51,7 +51,7 @@ def gradient(size, dtype, seed):
 def ballot(voters, sizes, ties, scale, transport):
     specs = tuple(TensorSpec(f"t{i}", (n,), "float32", 7 * i) for i, n in enumerate(sizes))
     options = VoteOptions(ties=ties, scale=scale, seed=11, exchange="allgather")
-    box = BallotBox(Bucket(0, specs), MajorityVote(), Sign(), options, transport, 0)
+    box = StepwiseBox(Bucket(0, specs), MajorityVote(), Sign(), options, transport, 0)
     for _ in box.decide(3, voters):
         pass
     return box
@@ -85,7 +85,7 @@ def test_device_packing_gives_the_kernels_ballot_and_verdict(dtype, ties, transp
 
 def _cast(voters, sizes, ties, transport):
     specs = tuple(TensorSpec(f"t{i}", (n,), "float32", 7 * i) for i, n in enumerate(sizes))
-    box = BallotBox(
+    box = StepwiseBox(
         Bucket(0, specs), MajorityVote(), Sign(), VoteOptions(ties=ties), transport, 0
     )
     next(box.decide(3, voters))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hvd_sign.transports.base import Pending
 
 if TYPE_CHECKING:
-    from hvd_sign.ballots import BallotBox
+    from hvd_sign.stepwise import StepwiseBox
 
 
 class AllGather:
@@ -23,7 +23,7 @@ class AllGather:
         """A single one."""
         return 1
 
-    def run(self, box: BallotBox) -> Iterator[Pending]:
+    def run(self, box: StepwiseBox) -> Iterator[Pending]:
         """One collective, then every voter's own tally."""
         yield box.transport.allgather(box.ballots, box.received)
         box.tally(0)

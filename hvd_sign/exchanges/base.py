@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from hvd_sign.transports.base import Pending
 
 if TYPE_CHECKING:
-    from hvd_sign.ballots import BallotBox
+    from hvd_sign.stepwise import StepwiseBox
 
 
 class Exchange(Protocol):
@@ -20,7 +20,7 @@ class Exchange(Protocol):
         """Into how many shards a bucket is cut; each shard of a ballot is one message."""
         ...
 
-    def run(self, box: BallotBox) -> Iterator[Pending]:
+    def run(self, box: StepwiseBox) -> Iterator[Pending]:
         """Takes the box from sealed ballots to checked verdicts.
 
         Yields each communication that must have ended before it is resumed.

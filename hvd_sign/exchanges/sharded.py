@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hvd_sign.transports.base import Pending
 
 if TYPE_CHECKING:
-    from hvd_sign.ballots import BallotBox
+    from hvd_sign.stepwise import StepwiseBox
 
 
 class Sharded:
@@ -23,7 +23,7 @@ class Sharded:
         """One a voter."""
         return voters
 
-    def run(self, box: BallotBox) -> Iterator[Pending]:
+    def run(self, box: StepwiseBox) -> Iterator[Pending]:
         """Two collectives, with the owner's tally between them."""
         owned = box.transport.rank
         yield box.transport.alltoall(box.ballots, box.received)

@@ -47,6 +47,10 @@ class Transport(Protocol):
         """Every voter's small object, in order of voters. Blocks."""
         ...
 
-    def close(self) -> None:
-        """Gives back what the transport holds. Nothing may be under way."""
+    def close(self, *, release: bool) -> None:
+        """Ends its use.
+
+        Args:
+            release: give back what it holds; only if nothing is under way.
+        """
         ...

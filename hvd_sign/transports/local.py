@@ -32,5 +32,5 @@ class LocalTransport:
         """The value alone."""
         return [value]
 
-    def close(self) -> None:
+    def close(self, *, release: bool) -> None:
         """Holds nothing."""

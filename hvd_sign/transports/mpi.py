@@ -10,6 +10,8 @@ from hvd_sign.transports.base import Buffer, Pending
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from hvd_sign.pipeline import Pipeline
+
 
 class _Request:
     """An MPI request, and the buffers that it must keep alive."""
@@ -27,10 +29,14 @@ class MpiTransport:
 
     Args:
         communicator: private to this transport, which frees it at ``close()``.
+
+    Attributes:
+        pipeline: the native stream beside it, where all voters have one.
     """
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
+        self.pipeline: Pipeline | None = None
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
 
@@ -52,9 +58,12 @@ class MpiTransport:
         """Small messages between pairs of voters, beside the collectives."""
         return Mailbox(self.communicator)
 
-    def close(self) -> None:
-        """Frees the communicator."""
-        self.communicator.Free()
+    def close(self, *, release: bool) -> None:
+        """Ends the pipeline; frees the communicators if nothing is under way."""
+        if self.pipeline is not None:
+            self.pipeline.close(release=release)
+        if release:
+            self.communicator.Free()
 
 
 class Mailbox:

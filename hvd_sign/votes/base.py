@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from hvd_sign.ballots import BallotBox
+    from hvd_sign.stepwise import StepwiseBox
 
 
 class Tally(NamedTuple):
@@ -25,7 +25,7 @@ class VoteRule:
 
     name = "vote rule"
 
-    def tally(self, box: BallotBox, shard: int) -> Tally:
+    def tally(self, box: StepwiseBox, shard: int) -> Tally:
         """Decides ``shard`` from the ballots in ``box.received`` and writes ``box.verdict``."""
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from hvd_sign import kernels
 from hvd_sign.votes.base import Tally, VoteRule
 
 if TYPE_CHECKING:
-    from hvd_sign.ballots import BallotBox
+    from hvd_sign.stepwise import StepwiseBox
 
 
 class MajorityVote(VoteRule):
@@ -16,7 +16,7 @@ class MajorityVote(VoteRule):
 
     name = "MajorityVote"
 
-    def tally(self, box: BallotBox, shard: int) -> Tally:
+    def tally(self, box: StepwiseBox, shard: int) -> Tally:
         """Counts by carry-save adders on packed words; ties go as ``ties`` says."""
         ties, dead_blocks = kernels.tally(
             box.received,

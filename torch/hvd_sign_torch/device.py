@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from hvd_sign import kernels
-from hvd_sign.ballots import ABSTAINED, Cast, HostVoter, Slot, Voter
+from hvd_sign.ballots import ABSTAINED, Cast, Feed, HostVoter, Slot, Voter
 from hvd_sign.buckets import BLOCK
 
 CHUNK = 64 * BLOCK
@@ -48,6 +48,10 @@ class TorchHostVoter(HostVoter):
         super().__init__(None if signal is None else signal.contiguous(), out)
         self._factor = factor
 
+    def feed(self) -> Feed | None:
+        """The tensors; without ``out`` if its strides need a copy."""
+        return Feed(self.signal, self.out if self.out.is_contiguous() else None, self._factor)
+
     def obey(self, slot: Slot, scale: float) -> None:
         """Writes the verdict, through a contiguous copy if the strides need one."""
         if self.out.is_contiguous():
@@ -73,6 +77,10 @@ class DeviceVoter:
         if out.is_cuda:
             self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._ready.record(torch.cuda.current_stream(out.device))
+
+    def feed(self) -> Feed | None:
+        """Nothing that the host could read."""
+        return None
 
     def cast(self, slot: Slot) -> Cast:
         """Packs on the device, finishes zeros and coins on the host."""

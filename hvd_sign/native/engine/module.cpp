@@ -139,10 +139,8 @@ NB_MODULE(_engine, m) {
              return self.open(communicator_at(ballots), communicator_at(verdicts));
            })
       .def("close", &Engine::close)
-      .def("submit",
-           [](Engine& self, const std::shared_ptr<Stream>& stream, const PyVote& vote) {
-             self.submit(stream, vote.vote);
-           })
+      .def("submit", [](Engine& self, const std::shared_ptr<Stream>& stream,
+                        const PyVote& vote) { self.submit(stream, vote.vote); })
       .def("nap", &Engine::nap, nb::call_guard<nb::gil_scoped_release>())
       .def("stop", &Engine::stop, nb::call_guard<nb::gil_scoped_release>());
 }

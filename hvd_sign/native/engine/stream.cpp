@@ -152,7 +152,8 @@ void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& sl
   }
   vote.totals.nonfinite_chunks += nonfinite;
   const unsigned flags = (nonfinite ? unsigned(kNonfinite) : 0) |
-                         (finite ? 0 : unsigned(kAbstained)) | (vote.joined ? unsigned(kJoined) : 0);
+                         (finite ? 0 : unsigned(kAbstained)) |
+                         (vote.joined ? unsigned(kJoined) : 0);
   seal(slot.ballots.data(), geometry.shards, geometry, labels(vote, Kind::ballot, number),
        uint16_t(flags), uint32_t(nonfinite), uint32_t(plan.settings.rank), -1);
 }
@@ -164,10 +165,10 @@ bool Stream::tally_next() {
   tally_chunk(at);
   if (at.vote->plan->settings.sharded) {
     const size_t message = at.chunk->geometry.message_bytes;
-    must_succeed(MPI_Iallgather(at.slot->verdict.data(), int(message), MPI_BYTE,
-                                at.slot->verdicts.data(), int(message), MPI_BYTE, verdicts_,
-                                &at.request),
-                 "MPI_Iallgather");
+    must_succeed(
+        MPI_Iallgather(at.slot->verdict.data(), int(message), MPI_BYTE, at.slot->verdicts.data(),
+                       int(message), MPI_BYTE, verdicts_, &at.request),
+        "MPI_Iallgather");
     at.vote->totals.payload_bytes += message * (at.vote->plan->settings.voters - 1);
   } else {
     at.slot->verdicts.swap(at.slot->verdict);
@@ -255,8 +256,8 @@ void Stream::apply_chunk(Travelling& at) {
     }
   }
   for (size_t t = 0; t < plan.scales.size() && geometry.trailer_floats > 0; ++t) {
-    plan.scales[t] = trailer(verdicts, geometry,
-                             t / geometry.trailer_floats)[t % geometry.trailer_floats];
+    plan.scales[t] =
+        trailer(verdicts, geometry, t / geometry.trailer_floats)[t % geometry.trailer_floats];
   }
 }
 
