@@ -1,0 +1,1 @@
+"""What this repository needs around its code: the set-up of the development environment."""

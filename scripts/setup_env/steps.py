@@ -1,0 +1,274 @@
+"""The steps of the set-up, in order, each skipped while what it was made from is unchanged."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from scripts.setup_env import horovod, machine
+from scripts.setup_env import mpi as mpis
+from scripts.setup_env.errors import SetupError
+from scripts.setup_env.mpi import Mpi
+from scripts.setup_env.progress import Progress, clock
+from scripts.setup_env.state import State, digest, lock
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE = ROOT / "hvd_sign" / "native"
+TORCH = "torch"
+BUILD_TOOLS = ("setuptools", "wheel", "packaging", "cmake", "ninja", "nanobind")
+HOROVOD_NEEDS = ("numpy", "cloudpickle", "psutil", "pyyaml", "cffi")
+STEPS = ("venv", "mpi", "frameworks", "horovod", "tools", "kernels", "packages")
+MPI4PY_FROM_SOURCE = ("--no-binary=mpi4py", "--force-reinstall", "--no-cache-dir", "mpi4py")
+EDITABLE = ("--no-build-isolation", "-e")
+VERSIONS = (
+    "import importlib.metadata as m, sys\n"
+    "for n in sys.argv[1:]:\n"
+    "    try: print(m.version(n))\n"
+    "    except m.PackageNotFoundError: print()\n"
+)
+
+
+def tensorflow_package(python: tuple[int, ...], processor: str) -> str | None:
+    """Returns the TensorFlow to install; None where the one that Horovod builds for has no file."""
+    if python > (3, 11):
+        return None
+    return "tensorflow-cpu" if processor == "x86_64" else "tensorflow"
+
+
+def constraints(pinned: str, torch: str) -> str:
+    """Returns the pins to install by: all, or all but PyTorch's if another one is asked for."""
+    if torch == TORCH:
+        return pinned
+    return re.sub(r"(?m)^torch\b.*\n?", "", pinned)
+
+
+class Setup:
+    """One run of the set-up.
+
+    Args:
+        torch: what pip is to install as PyTorch; ``"torch"``: the pinned one.
+        mpi: ``"auto"`` or ``"wheel"``.
+        data: whether the benchmarks' data set is wanted, where root can install it.
+
+    Raises:
+        SetupError: there is no compiler, or `.venv` is not ours.
+    """
+
+    def __init__(self, torch: str, mpi: str, data: bool) -> None:
+        self.torch = torch
+        self.wish = mpi
+        self.venv = ROOT / ".venv"
+        self.python = str(self.venv / "bin" / "python")
+        self.env = environment(os.environ, self.venv)
+        self.state = State(self.venv)
+        self.compiler = machine.compiler(os.environ)
+        self.tensorflow = tensorflow_package(sys.version_info[:2], platform.machine())
+        self.packages = wanted_packages(data) if machine.root_installs() else ()
+        self.mpi = self._chosen_mpi()
+
+    def _chosen_mpi(self) -> Mpi:
+        found = mpis.on_path(os.environ, self.venv)
+        used = self.state.notes.get("mpi")
+        return mpis.choose(self.wish, found, used, machine.root_installs())
+
+    def keys(self) -> dict[str, str]:
+        """Returns what each step depends on, as short keys; a step depends on those before."""
+        venv = digest("venv", sys.version, sys.base_prefix, self.mpi.identity)
+        scripts = sorted(Path(__file__).parent.glob("*.py"))
+        mpi = digest(venv, self.compiler, ROOT / "constraints.txt", *scripts)
+        frameworks = digest(mpi, self.torch, self.tensorflow)
+        choices = sorted(pair for pair in self.env.items() if horovod.CHOICES.match(pair[0]))
+        built = digest(frameworks, choices)
+        tools = digest(built, ROOT / "setup.py", ROOT / "pyproject.toml")
+        bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
+        native = [ROOT / "hvd_sign" / "_version.py", *sorted(NATIVE.glob("*"))]
+        kernels = digest(tools, bindings, *native)
+        packages = digest("packages", self.packages)
+        return dict(
+            zip(STEPS, (venv, mpi, frameworks, built, tools, kernels, packages), strict=True)
+        )
+
+    def stale(self) -> dict[str, str]:
+        """Returns the steps to be done, in order, with their keys."""
+        due = {name: key for name, key in self.keys().items() if not self.state.fresh(name, key)}
+        compiled = NATIVE.with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
+        if not compiled.exists():
+            due["kernels"] = self.keys()["kernels"]
+        if "tools" in due:
+            del due["kernels"]  # they are built with the rest of hvd_sign
+        if not self.packages:
+            due.pop("packages", None)
+        return due
+
+    def run(self) -> None:
+        """Does what is to be done.
+
+        Raises:
+            SetupError: a step cannot be done; says why, and the remedy.
+        """
+        due = self.stale()
+        if not due:
+            return
+        absent = self.mpi.kind == "debian"
+        progress = Progress(len(due) + absent, ROOT / "build" / "setup.log")
+        if absent:
+            with progress.step("Debian's Open MPI"):
+                self.mpi = mpis.install_debians(progress, os.environ, self.venv)
+            due = self.stale()
+        for name, key in due.items():
+            getattr(self, f"_{name}")(progress)
+            self.state.finish(name, key)
+            if name == "tools":
+                self.state.finish("kernels", self.keys()["kernels"])
+        progress.say(f"set-up done in {clock(progress.elapsed())}: {self.venv}")
+
+    def _packages(self, progress: Progress) -> None:
+        with progress.step("Packages that the benchmarks use"):
+            try:
+                machine.apt_install(progress, self.packages)
+            except SetupError as error:
+                progress.note(f"{error}; going on without")
+
+    def _venv(self, progress: Progress) -> None:
+        with progress.step(f"Environment for Python {platform.python_version()} in {self.venv}"):
+            machine.require_cpp17(self.compiler)
+            machine.complete_python(progress)
+            self.state.empty()
+            with self.state.changing("venv"):
+                make = [sys.executable, "-m", "venv", str(self.venv)]
+                progress.run("making the environment", make)
+
+    def _mpi(self, progress: Progress) -> None:
+        with progress.step("MPI and mpi4py"):
+            if self.mpi.kind == "wheel":
+                self._pip(progress, "installing the MPI wheel", mpis.WHEEL)
+                self.mpi = mpis.in_environment(self.venv)
+            library = mpis.library_name(self.mpi, progress, self.venv)
+            mpis.require_same_launcher(self.mpi, library)
+            self._pip(progress, "installing mpi4py", "mpi4py")
+            if mpis.name_by_mpi4py(self.python) != library:
+                progress.note("mpi4py's own choice is another MPI: building it for this one")
+                mpicc = str(Path(self.mpi.mpicxx).with_name("mpicc"))
+                self._pip(
+                    progress,
+                    "building mpi4py",
+                    "--no-deps",
+                    *MPI4PY_FROM_SOURCE,
+                    env={"MPICC": mpicc},
+                )
+            bound = mpis.name_by_mpi4py(self.python)
+            if bound != library:
+                raise SetupError(
+                    f"mpi4py uses {bound!r} and {self.mpi.mpirun} belongs to {library!r}: put one "
+                    "MPI first on PATH and in LD_LIBRARY_PATH"
+                )
+            mpis.require_two_ranks(self.mpi, self.python, self.env)
+            self.state.note("mpi", self.mpi.kind)
+            self.state.note("library", library)
+            progress.note(f"{library.partition(',')[0]} ({self.mpi.mpirun})")
+
+    def _frameworks(self, progress: Progress) -> None:
+        other = "and TensorFlow" if self.tensorflow else "(TensorFlow 2.15 needs Python <= 3.11)"
+        with progress.step(f"PyTorch {other}"):
+            tensorflow = [self.tensorflow] if self.tensorflow else []
+            needs = [*BUILD_TOOLS, *HOROVOD_NEEDS, *shlex.split(self.torch), *tensorflow]
+            self._pip(progress, "installing the frameworks", *needs)
+
+    def _horovod(self, progress: Progress) -> None:
+        torch, tensorflow, *_ = self._versions("torch", self.tensorflow or "tensorflow")
+        library = self.state.notes["library"]
+        mpi = mpis.in_environment(self.venv) if self.mpi.kind == "wheel" else self.mpi
+        made_from = horovod.inputs(torch, tensorflow, library, mpi, self.compiler.version, self.env)
+        keep = horovod.cache_folder(os.environ) / made_from.key()
+        wheel = horovod.kept(keep)
+        how = "built earlier" if wheel else "to be built: 4 to 10 minutes, once on this machine"
+        with progress.step(f"Horovod {horovod.VERSION} for MPI and Gloo ({how})"):
+            if wheel is None:
+                wheel = horovod.build(progress, self.python, self.env, mpi, made_from, keep)
+            options = ("--no-index", "--no-deps", "--force-reinstall")
+            self._pip(progress, "installing Horovod", *options, str(wheel))
+            check = horovod.BOTH_CONTROLLERS + (horovod.TENSORFLOW_TOO if tensorflow else "")
+            progress.run("loading Horovod", [self.python, "-c", check], self.env)
+            progress.note(str(wheel.parent))
+
+    def _tools(self, progress: Progress) -> None:
+        with progress.step("hvd_sign with its kernels, and the tools for tests and benchmarks"):
+            self._pip(progress, "installing hvd_sign", *EDITABLE, f"{ROOT}[dev,bench]")
+
+    def _kernels(self, progress: Progress) -> None:
+        with progress.step("hvd_sign's kernels"):
+            line = self._pip_line("--no-deps", *EDITABLE, str(ROOT))
+            progress.run("building the kernels", line, self.env)
+
+    def _pip_line(self, *arguments: str) -> list[str]:
+        pins = self.venv / "constraints.txt"
+        pins.write_text(constraints((ROOT / "constraints.txt").read_text(), self.torch))
+        fixed = ["--disable-pip-version-check", "--no-input", "install", "--progress-bar=off"]
+        return [self.python, "-m", "pip", *fixed, "-c", str(pins), *arguments]
+
+    def _pip(
+        self, progress: Progress, what: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        with self.state.changing(what):
+            progress.run(what, self._pip_line(*arguments), {**self.env, **(env or {})})
+
+    def _versions(self, *names: str) -> list[str]:
+        asked = [self.python, "-c", VERSIONS, *names]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")
+
+
+def environment(env: Mapping[str, str], venv: Path) -> dict[str, str]:
+    """Returns the variables for programs of the environment: its programs first, no strangers."""
+    ours = {key: env[key] for key in env if key not in ("PYTHONPATH", "PYTHONHOME")}
+    path = os.pathsep.join([str(venv / "bin"), env.get("PATH", os.defpath)])
+    return {**ours, "PATH": path, "VIRTUAL_ENV": str(venv), "PIP_USER": "0"}
+
+
+def wanted_packages(data: bool) -> tuple[str, ...]:
+    """Returns the Debian packages that the benchmarks use and that are not there yet."""
+    packages = []
+    if not (shutil.which("ip") and shutil.which("tc")):
+        packages.append("iproute2")
+    if data and not machine.DATASET.exists():
+        packages.append("dataset-fashion-mnist")
+    return tuple(packages)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the set-up and returns its exit status: 1 if it cannot be done, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="scripts.setup_env", description=__doc__)
+    parser.add_argument("--torch", default=TORCH, help="what pip installs as PyTorch")
+    parser.add_argument("--mpi", default="auto", choices=("auto", "wheel"), help="which MPI")
+    parser.add_argument("--data", action="store_true", help="the benchmarks' data set too")
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        with lock(ROOT / ".venv.lock", lambda: print("set-up: waiting for another one here")):
+            Setup(given.torch or TORCH, given.mpi, given.data).run()
+    except SetupError as error:
+        if error.detail:
+            print(error.detail, file=sys.stderr)
+        print(f"set-up: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nset-up: stopped; run it again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"set-up: {error}: mend that and run it again", file=sys.stderr)
+        return 1
+    return 0
