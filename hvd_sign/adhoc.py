@@ -95,14 +95,17 @@ class AdHocStream(Stream):
             rule: decides.
             options: the same on all ranks.
             name: of the vote; without one it is called after how many unnamed ones came before.
-            step: the coins' argument; without one it is made of the name and the number of earlier
+            step: the coins' argument beside the name; without one it is the number of earlier
                 votes of that name, so that it does not depend on what else a program votes on.
             finished: called by the progress thread when the vote has ended well.
 
         Raises:
-            ValueError: a vote of that name is under way on this rank.
+            ValueError: a vote of that name is under way on this rank, or ``step`` is not in
+                [0, 2^32).
             RuntimeError: the stream is closed.
         """
+        if step is not None and not (isinstance(step, int) and 0 <= step < 2**32):
+            raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
         call = _Call(tensors, rule, options, step)
         with self.engine.lock:
             self.check_usable()
@@ -117,9 +120,9 @@ class AdHocStream(Stream):
                     f"name: a vote called {name!r} is already under way on rank "
                     f"{self.transport.rank}; wait for it or give this one another name"
                 )
-            if step is None:
-                step = crc32(name.encode()) << 32 | count
-            call.task = Task(name, self._run(name, call, step), finished)
+            # The name numbers the coins too, so that votes do not share theirs.
+            coins = crc32(name.encode()) << 32 | (count if step is None else step)
+            call.task = Task(name, self._run(name, call, coins), finished)
             self._asked[name] = call
             self._news.append((self.transport.rank, name, call.claim()))
         self.engine.wake()

@@ -53,7 +53,7 @@ def allreduce(
         comm: an mpi4py communicator; MPI_COMM_WORLD if None.
         name: of the vote; without one, votes are matched by how many unnamed ones came before.
         seed: of the coins.
-        step: the coins' second argument; by default it follows from the name and the number of
+        step: the coins' argument beside seed and name, in [0, 2^32); by default the number of
             earlier votes of that name.
         scale: ``"none"``, or ``"mean_abs"`` to multiply by the ranks' mean absolute value.
 
@@ -61,7 +61,7 @@ def allreduce(
         An array like ``array`` of the verdict in {-1, 0, +1}, times the scale.
 
     Raises:
-        TypeError: the element type cannot be voted on.
+        TypeError: the element type cannot be voted on, or ``comm`` is no intracommunicator.
         ValueError: an unknown op, exchange, ties or scale; or ranks differ in anything, in which
             case all ranks raise the same error.
     """
@@ -69,9 +69,14 @@ def allreduce(
     get_exchange(exchange)
     options = VoteOptions(ties=ties, exchange=exchange, seed=seed, scale=scale)
     signal = np.asarray(array, order="C")
-    check_dtype("array", signal.dtype.name)
+    check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)
     out = np.empty_like(signal)
-    communicator = load_mpi().COMM_WORLD if comm is None else comm
+    mpi = load_mpi()
+    communicator = mpi.COMM_WORLD if comm is None else comm
+    if not isinstance(communicator, mpi.Intracomm):
+        raise TypeError(f"comm: expected an mpi4py intracommunicator, got {comm!r}")
+    if communicator == mpi.COMM_NULL:
+        raise ValueError("comm: expected a communicator that this rank is in, got COMM_NULL")
     stream = communicator_streams.get(communicator)
     tensor = Tensor(name or "array", signal.shape, signal.dtype.name, HostVoter(signal, out))
     stream.vote([tensor], rule, options, name=name, step=step).wait()

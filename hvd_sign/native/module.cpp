@@ -319,22 +319,24 @@ NB_MODULE(_kernels, m) {
   m.def("implementation", &implementation);
   m.def("set_implementation", &set_implementation, "name"_a);
   m.def("coin_key", &coin_key_of, "seed"_a, "stream"_a, "step"_a);
-  m.def("coin_words", &coin_words_into, "key"_a, "ordinal"_a, "first_block"_a, "out"_a);
-  m.def("pack", &pack_into, "signal"_a, "messages"_a, "geometry"_a, "first_block"_a, nb::kw_only(),
-        "ties"_a, "key"_a, "parity"_a, "ordinal"_a, "bfloat16"_a = false, "want_abs"_a = false);
-  m.def("abstain", &abstain_in, "messages"_a, "geometry"_a, "first_block"_a, "blocks"_a);
-  m.def("place", &place_into, "signs"_a, "active"_a, "nonzero"_a.none(), "messages"_a, "geometry"_a,
-        "first_block"_a);
-  m.def("fetch", &fetch_from, "messages"_a, "geometry"_a, "first_block"_a, "signs"_a, "active"_a,
-        "nonzero"_a.none());
-  m.def("seal", &seal_in, "messages"_a, "geometry"_a, nb::kw_only(), "kind"_a, "flags"_a, "ties"_a,
-        "stream"_a, "bucket"_a, "chunk"_a, "counter"_a, "step"_a, "sender"_a, "shard"_a = -1);
-  m.def("check", &check_in, "messages"_a, "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
+  m.def("coin_words", &coin_words_into, "key"_a, "ordinal"_a, "first_block"_a, "out"_a.none());
+  m.def("pack", &pack_into, "signal"_a.none(), "messages"_a.none(), "geometry"_a, "first_block"_a,
+        nb::kw_only(), "ties"_a, "key"_a, "parity"_a, "ordinal"_a, "bfloat16"_a = false,
+        "want_abs"_a = false);
+  m.def("abstain", &abstain_in, "messages"_a.none(), "geometry"_a, "first_block"_a, "blocks"_a);
+  m.def("place", &place_into, "signs"_a.none(), "active"_a.none(), "nonzero"_a.none(),
+        "messages"_a.none(), "geometry"_a, "first_block"_a);
+  m.def("fetch", &fetch_from, "messages"_a.none(), "geometry"_a, "first_block"_a, "signs"_a.none(),
+        "active"_a.none(), "nonzero"_a.none());
+  m.def("seal", &seal_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "flags"_a,
+        "ties"_a, "stream"_a, "bucket"_a, "chunk"_a, "counter"_a, "step"_a, "sender"_a,
+        "shard"_a = -1);
+  m.def("check", &check_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
         "stream"_a, "bucket"_a, "chunk"_a, "step"_a, "shard"_a = -1);
-  m.def("tally", &tally_into, "ballots"_a, "geometry"_a, "verdict"_a, nb::kw_only(), "shard"_a,
-        "ties"_a, "key"_a, "first_blocks"_a, "ordinals"_a);
-  m.def("write_verdict", &write_into, "out"_a, "messages"_a, "geometry"_a, "first_block"_a,
-        nb::kw_only(), "scale"_a = 1.0, "bfloat16"_a = false);
-  m.def("apply_verdict", &apply_to, "p"_a, "messages"_a, "geometry"_a, "first_block"_a,
-        nb::kw_only(), "lr"_a, "bfloat16"_a = false);
+  m.def("tally", &tally_into, "ballots"_a.none(), "geometry"_a, "verdict"_a.none(), nb::kw_only(),
+        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none());
+  m.def("write_verdict", &write_into, "out"_a.none(), "messages"_a.none(), "geometry"_a,
+        "first_block"_a, nb::kw_only(), "scale"_a = 1.0, "bfloat16"_a = false);
+  m.def("apply_verdict", &apply_to, "p"_a.none(), "messages"_a.none(), "geometry"_a,
+        "first_block"_a, nb::kw_only(), "lr"_a, "bfloat16"_a = false);
 }

@@ -1,0 +1,41 @@
+"""The native engine and the mpi4py path: the same verdicts, bit for bit, whatever the chunks."""
+
+import importlib.util
+import re
+
+import launch
+import pytest
+
+RUNS = {
+    "python": ("python", 25_000),
+    "small chunks": ("native", 192),
+    "one chunk": ("native", 10**6),
+}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("hvd_sign._engine") is None, reason="built without the native engine"
+)
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_engines_and_chunks_give_equal_verdicts(program, ranks):
+    digests = set()
+    for engine, chunk in RUNS.values():
+        outcome = program(
+            "engine_digest", launch.mpirun(ranks), str(chunk), extra={"HVD_SIGN_ENGINE": engine}
+        )
+        found = re.findall(r"digest (\w+) (\w+)", outcome.output)
+        assert len(found) == ranks, outcome.report()
+        assert {used for _, used in found} == {engine}
+        digests.update(digest for digest, _ in found)
+    assert len(digests) == 1
+
+
+def test_core_without_the_native_engine(inner):
+    inner(3, "ranks_core_*.py", extra={"HVD_SIGN_ENGINE": "python"})
+
+
+def test_an_unknown_engine_is_refused(program):
+    with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_ENGINE: expected one of 'auto'"):
+        program(
+            "engine_digest", launch.mpirun(2), "64", extra={"HVD_SIGN_ENGINE": "warp"}, limit=60
+        )
