@@ -11,6 +11,7 @@ from hvd_sign import kernels
 from hvd_sign.options import TIES, choose
 
 _POSITIVE = TIES.index("positive")
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
 def pack_signs(x: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -32,6 +33,7 @@ def pack_signs(x: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     array([10], dtype=uint8)
     """
     array = np.ascontiguousarray(x)
+    _check_float("pack_signs: x", array.dtype)
     geometry = kernels.Geometry(_blocks(array.size), 1)
     message = np.zeros(geometry.total_bytes, np.uint8)
     nonfinite, _, _ = kernels.pack(
@@ -62,7 +64,8 @@ def unpack_signs(
         TypeError: ``bits`` or ``dtype`` is of another type.
         ValueError: ``bits`` has another shape.
     """
-    _check_bits("unpack_signs", "bits", bits, (_bytes(d),))
+    _check_float("unpack_signs: dtype", np.dtype(dtype))
+    _check_bits("unpack_signs: bits", bits, (_bytes(d),))
     geometry = kernels.Geometry(_blocks(d), 1)
     message = np.zeros(geometry.total_bytes, np.uint8)
     _fill(message, geometry, bits)
@@ -96,7 +99,7 @@ def majority_vote(
     """
     choose("majority_vote: ties", ties, TIES)
     voters = ballots.shape[0] if isinstance(ballots, np.ndarray) and ballots.ndim == 2 else 1
-    _check_bits("majority_vote", "ballots", ballots, (max(1, voters), _bytes(d)))
+    _check_bits("majority_vote: ballots", ballots, (max(1, voters), _bytes(d)))
     geometry = kernels.Geometry(_blocks(d), 1, ties == "zero")
     messages = np.zeros((voters, geometry.message_bytes), np.uint8)
     for message, ballot in zip(messages, ballots, strict=True):
@@ -128,13 +131,18 @@ def _blocks(d: int) -> int:
     return -(-d // kernels.BLOCK)
 
 
-def _check_bits(function: str, argument: str, bits: Any, shape: tuple[int, ...]) -> None:
-    who = f"{function}: {argument}: expected uint8{list(shape)}"
+def _check_float(who: str, dtype: np.dtype[Any]) -> None:
+    if dtype.name not in _FLOATS:
+        raise TypeError(f"{who}: expected one of {', '.join(_FLOATS)}, got {dtype.name}")
+
+
+def _check_bits(who: str, bits: Any, shape: tuple[int, ...]) -> None:
+    expected = f"{who}: expected uint8{list(shape)}"
     if not isinstance(bits, np.ndarray) or bits.dtype != np.uint8:
         got = getattr(bits, "dtype", type(bits).__name__)
-        raise TypeError(f"{who}, got {got}")
+        raise TypeError(f"{expected}, got {got}")
     if bits.shape != shape:
-        raise ValueError(f"{who}, got uint8{list(bits.shape)}")
+        raise ValueError(f"{expected}, got uint8{list(bits.shape)}")
 
 
 def _fill(
