@@ -76,17 +76,17 @@ def inner(tmp_path: Path) -> Callable[..., launch.Outcome]:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[..., launch.Outcome]:
-    """program(name, command): run tests/ranks/programs/<name>.py; it must exit with 0."""
+    """program(name, launcher, argument...): run programs/<name>.py; it must exit with 0."""
 
     def run(
         name: str,
         command: list[str],
-        *,
+        *arguments: str,
         limit: float = 90,
         extra: dict[str, str] | None = None,
     ) -> launch.Outcome:
         script = launch.RANKS / "programs" / f"{name}.py"
-        full = [*command, sys.executable, str(script)]
+        full = [*command, sys.executable, str(script), *arguments]
         outcome = launch.run(full, tmp_path, limit=limit, extra=extra)
         if outcome.killed or outcome.returncode:
             pytest.fail(outcome.report(), pytrace=False)

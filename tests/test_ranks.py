@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import launch
 import pytest
 
 COUNTS = (1, 2, 3, 4, 7)
@@ -10,3 +11,10 @@ COUNTS = (1, 2, 3, 4, 7)
 @pytest.mark.parametrize("ranks", COUNTS)
 def test_core(inner, ranks):
     inner(ranks, "ranks_core_*.py")
+
+
+@pytest.mark.parametrize("arguments", [[], ["finalize"]], ids=["", "finalized by hand"])
+@pytest.mark.parametrize("ranks", [0, 2], ids=["plain python", "2 ranks"])
+def test_core_alone(program, ranks, arguments):
+    outcome = program("core_alone", launch.mpirun(ranks) if ranks else [], *arguments)
+    assert outcome.output.count("a rank is done") == max(ranks, 1)

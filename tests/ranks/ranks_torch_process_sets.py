@@ -188,6 +188,25 @@ def test_optimizers_come_and_go(hvd, world):
         step(world, params, wrap(hvd, params), gradients(world.rank, params, turn))
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_parameters_wrapped_anew_are_right_or_refused_alike(hvd, world, forgotten):
+    """A second phase of training: never two votes on one gradient behind the user's back."""
+    params = parameters(*SHAPES)
+    old = wrap(hvd, params)
+    step(world, params, old, gradients(world.rank, params))
+    if forgotten:
+        del old
+    try:
+        new = wrap(hvd, params, lr=0.1)
+        message = None
+    except ValueError as error:
+        message = str(error)
+    assert len(set(world.allgather(message))) == 1
+    if message is None:
+        for turn in range(1, 3):
+            step(world, params, new, gradients(world.rank, params, turn))
+
+
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("difference", ["shape", "same size", "dtype", "name", "more", "options"])
 def test_ranks_that_disagree_are_told_alike(hvd, world, difference):

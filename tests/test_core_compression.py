@@ -1,0 +1,104 @@
+"""Compressors of the core, in one process: numpy in, numpy out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hvd_sign
+
+DTYPES = ("float16", "float32", "float64")
+SHAPES = ((0,), (), (1,), (7,), (8,), (9,), (64,), (3, 5, 7), (1000,))
+
+
+def array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return np.asarray(np.random.default_rng(3).standard_normal(shape), dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["none", "fp16", "sign"])
+def test_known_compressors(name):
+    compressor = getattr(hvd_sign.Compression, name)
+    assert callable(compressor.compress)
+    assert callable(compressor.decompress)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_none_gives_back_what_it_got(shape, dtype):
+    given = array(shape, dtype)
+    payload, ctx = hvd_sign.Compression.none.compress(given)
+    got = hvd_sign.Compression.none.decompress(payload, ctx)
+    assert (got.dtype, got.shape) == (given.dtype, given.shape)
+    np.testing.assert_array_equal(got, given)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fp16_halves_and_restores_the_type(shape, dtype):
+    given = array(shape, dtype)
+    payload, ctx = hvd_sign.Compression.fp16.compress(given)
+    assert payload.dtype == np.float16
+    got = hvd_sign.Compression.fp16.decompress(payload, ctx)
+    assert (got.dtype, got.shape) == (given.dtype, given.shape)
+    np.testing.assert_array_equal(got, given.astype("float16").astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sign_is_one_bit_a_coordinate(shape, dtype):
+    given = array(shape, dtype)
+    payload, ctx = hvd_sign.Compression.sign.compress(given, name="layer")
+    assert payload.dtype == np.uint8
+    assert payload.shape == (-(-given.size // 8),)
+    bits = np.packbits(given.reshape(-1) < 0, bitorder="little")
+    np.testing.assert_array_equal(payload, bits)
+    got = hvd_sign.Compression.sign.decompress(payload, ctx)
+    assert (got.dtype, got.shape) == (given.dtype, given.shape)
+    np.testing.assert_array_equal(got, np.where(given < 0, -1, 1))
+
+
+def test_sign_of_zero_is_plus():
+    payload, ctx = hvd_sign.Compression.sign.compress(np.array([0.0, -0.0, -1.0], dtype="float32"))
+    np.testing.assert_array_equal(payload, [0b100])
+    np.testing.assert_array_equal(hvd_sign.Compression.sign.decompress(payload, ctx), [1, 1, -1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_sign_refuses_what_has_no_sign(bad):
+    with pytest.raises(ValueError, match=r"(?i)nan|inf|finite"):
+        hvd_sign.Compression.sign.compress(np.array([1.0, bad], dtype="float32"))
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_sign_refuses_other_types(dtype):
+    with pytest.raises(TypeError):
+        hvd_sign.Compression.sign.compress(np.zeros(3, dtype=dtype))
+
+
+def test_compressing_changes_nothing_in_the_array():
+    given = array((100,), "float32")
+    before = given.copy()
+    for name in ("none", "fp16", "sign"):
+        compressor = getattr(hvd_sign.Compression, name)
+        payload, ctx = compressor.compress(given)
+        compressor.decompress(payload, ctx)
+    np.testing.assert_array_equal(given, before)
+
+
+def test_a_compressor_of_ones_own_fits():
+    class Half(hvd_sign.Compressor):
+        def compress(self, array, name=None):
+            return array / 2, None
+
+        def decompress(self, payload, ctx):
+            return payload * 2
+
+    payload, ctx = Half().compress(np.ones(3))
+    np.testing.assert_array_equal(Half().decompress(payload, ctx), 1)
+
+
+def test_statistics_are_a_snapshot():
+    first = hvd_sign.vote_stats()
+    assert first.asdict() == hvd_sign.vote_stats().asdict()
+    first.votes += 1
+    assert hvd_sign.vote_stats().votes == first.votes - 1

@@ -1,0 +1,23 @@
+"""The PyTorch binding under real MPI ranks, with Horovod."""
+
+from __future__ import annotations
+
+import launch
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not (launch.has("torch") and launch.has("horovod")), reason="needs PyTorch and Horovod"
+)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_torch(inner, ranks):
+    inner(ranks, "ranks_torch_*.py", limit=400)
+
+
+def test_torch_seven_ranks(inner):
+    inner(7, "ranks_torch_mixed.py", "ranks_torch_process_sets.py", limit=400)
+
+
+def test_torch_under_horovodrun(inner):
+    inner(2, "ranks_torch_mixed.py", "ranks_torch_state.py", launcher=launch.horovodrun)
