@@ -26,7 +26,7 @@ from benchmarks import data, launch, methods, plots, report, results
 from benchmarks.errors import BenchError
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn's handwritten digits"}
-EPOCHS = {"fashion-mnist": 4, "digits": 40}
+EPOCHS = {"fashion-mnist": 4, "digits": 20}
 BATCHES = {"fashion-mnist": 64, "digits": 16}
 MODEL, MODEL_TEXT = "cnn", "a convolutional network"
 WARMUP_STEPS = 10
@@ -74,6 +74,7 @@ def make_config(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
         "source": asdict(source),
         "model": MODEL,
         "methods": [method.name for method in chosen],
+        "learning_rates": {m.name: m.learning_rates[source.name] for m in chosen},
         "epochs": given.epochs or EPOCHS[source.name],
         "batch": batch,
         "limit": samples,
@@ -104,7 +105,7 @@ def collect(
         method.name: {
             "name": method.name,
             "label": method.label,
-            "optimizer": method.optimizer,
+            "optimizer": method.optimizer(setup["source"]["name"]),
             "payload_source": method.payload_source,
             "replicas_equal": False,
             "epochs": [],

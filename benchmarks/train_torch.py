@@ -57,10 +57,11 @@ class Trial:
         torch.manual_seed(config["seed"])
         self.method, self.config = method, config
         self.train, self.test = train, test
+        self.learning_rate = config["learning_rates"][method.name]
         self.model = MODELS[config["model"]]()
         self.coordinates = parameter_count(self.model)
         sgd = torch.optim.SGD(
-            self.model.parameters(), lr=method.learning_rate, momentum=method.momentum
+            self.model.parameters(), lr=self.learning_rate, momentum=method.momentum
         )
         self.optimizer = hvd.DistributedOptimizer(
             sgd,
@@ -91,7 +92,7 @@ class Trial:
         begin = time.perf_counter()
         for rows in order:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.method.learning_rate * (1 - self.steps_done / total)
+                group["lr"] = self.learning_rate * (1 - self.steps_done / total)
             loss, wait = self._step(rows)
             loss_sum += loss
             waited += wait
