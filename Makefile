@@ -12,8 +12,8 @@ BIN := $(CURDIR)/.venv/bin
 RUN := PATH="$(BIN):$$PATH" $(BIN)/python
 unexport PYTHONPATH PYTHONHOME
 SETUP = $(PYTHON) -m scripts.setup_env --mpi '$(MPI)' $(if $(TORCH),--torch '$(TORCH)')
-SHELL_SCRIPTS := .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh')
-NATIVE := $(wildcard hvd_sign/native/*.h hvd_sign/native/*.cpp)
+SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh')
+NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint bench bench-kernels clean python

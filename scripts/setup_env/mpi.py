@@ -39,8 +39,8 @@ class Mpi:
 
     Attributes:
         kind: ``"path"``: found on PATH; ``"debian"``: to be installed by apt-get; ``"wheel"``: to
-            be installed by pip.
-        mpirun: the launcher's path; None while it is still to be installed.
+            be installed in the environment by pip.
+        mpirun: the launcher's path; None for Debian's.
         identity: changes when the MPI does.
     """
 
@@ -78,7 +78,7 @@ def on_path(env: Mapping[str, str], venv: Path) -> Mpi | None:
     return Mpi("path", found, f"{os.path.realpath(found)} {os.path.realpath(wrapper)} {version}")
 
 
-def choose(wish: str, found: Mpi | None, used: str | None, root: bool) -> Mpi:
+def choose(wish: str, found: Mpi | None, used: str | None, root: bool, venv: Path) -> Mpi:
     """Returns the MPI to use.
 
     Args:
@@ -86,27 +86,22 @@ def choose(wish: str, found: Mpi | None, used: str | None, root: bool) -> Mpi:
         found: the MPI on PATH.
         used: the kind that this environment was made with.
         root: whether Debian's packages can be installed.
+        venv: the environment, which the wheel's MPI lives in.
     """
     if wish == "auto" and found is not None:
         return found
     if wish == "auto" and root and used != "wheel":
         return Mpi("debian", None, "debian")
-    return Mpi("wheel", None, "wheel")
-
-
-def in_environment(venv: Path) -> Mpi:
-    """Returns the wheel's MPI once it is installed."""
     return Mpi("wheel", str(venv / "bin" / "mpirun"), "wheel")
 
 
 def install_debians(progress: Progress, env: Mapping[str, str], venv: Path) -> Mpi:
-    """Installs Debian's Open MPI; falls back to the wheel if apt-get cannot."""
+    """Installs Debian's Open MPI and returns it; returns the wheel's if apt-get cannot."""
     try:
         machine.apt_install(progress, DEBIAN_PACKAGES)
     except SetupError as error:
         progress.note(f"{error}; using the wheel {WHEEL} instead")
-        return choose("wheel", None, None, False)
-    return on_path(env, venv) or choose("wheel", None, None, False)
+    return choose("auto", on_path(env, venv), "wheel", False, venv)
 
 
 def library_name(mpi: Mpi, progress: Progress, workshop: Path) -> str:

@@ -24,13 +24,12 @@ from scripts.setup_env.progress import Progress, clock
 from scripts.setup_env.state import State, digest, lock
 
 ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "hvd_sign" / "native"
+PACKAGE = ROOT / "hvd_sign"
 TORCH = "torch"
 BUILD_TOOLS = ("setuptools", "wheel", "packaging", "cmake", "ninja", "nanobind")
 HOROVOD_NEEDS = ("numpy", "cloudpickle", "psutil", "pyyaml", "cffi")
 STEPS = ("venv", "mpi", "frameworks", "horovod", "tools", "kernels", "packages")
 MPI4PY_FROM_SOURCE = ("--no-binary=mpi4py", "--force-reinstall", "--no-cache-dir", "mpi4py")
-EDITABLE = ("--no-build-isolation", "-e")
 VERSIONS = (
     "import importlib.metadata as m, sys\n"
     "for n in sys.argv[1:]:\n"
@@ -80,7 +79,7 @@ class Setup:
     def _chosen_mpi(self) -> Mpi:
         found = mpis.on_path(os.environ, self.venv)
         used = self.state.notes.get("mpi")
-        return mpis.choose(self.wish, found, used, machine.root_installs())
+        return mpis.choose(self.wish, found, used, machine.root_installs(), self.venv)
 
     def keys(self) -> dict[str, str]:
         """Returns what each step depends on, as short keys; a step depends on those before."""
@@ -92,7 +91,7 @@ class Setup:
         built = digest(frameworks, choices)
         tools = digest(built, ROOT / "setup.py", ROOT / "pyproject.toml")
         bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
-        native = [ROOT / "hvd_sign" / "_version.py", *sorted(NATIVE.glob("*"))]
+        native = [PACKAGE / "_version.py", *sorted((PACKAGE / "native").rglob("*"))]
         kernels = digest(tools, bindings, *native)
         packages = digest("packages", self.packages)
         return dict(
@@ -102,8 +101,9 @@ class Setup:
     def stale(self) -> dict[str, str]:
         """Returns the steps to be done, in order, with their keys."""
         due = {name: key for name, key in self.keys().items() if not self.state.fresh(name, key)}
-        compiled = NATIVE.with_name(f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}")
-        if not compiled.exists():
+        if not self._compiled() or any(
+            not (PACKAGE / name).exists() for name in self.state.notes.get("compiled", "").split()
+        ):
             due["kernels"] = self.keys()["kernels"]
         if "tools" in due:
             del due["kernels"]  # they are built with the rest of hvd_sign
@@ -126,11 +126,12 @@ class Setup:
             with progress.step("Debian's Open MPI"):
                 self.mpi = mpis.install_debians(progress, os.environ, self.venv)
             due = self.stale()
+        kernels = self.keys()["kernels"]
         for name, key in due.items():
             getattr(self, f"_{name}")(progress)
             self.state.finish(name, key)
             if name == "tools":
-                self.state.finish("kernels", self.keys()["kernels"])
+                self.state.finish("kernels", kernels)
         progress.say(f"set-up done in {clock(progress.elapsed())}: {self.venv}")
 
     def _packages(self, progress: Progress) -> None:
@@ -153,7 +154,6 @@ class Setup:
         with progress.step("MPI and mpi4py"):
             if self.mpi.kind == "wheel":
                 self._pip(progress, "installing the MPI wheel", mpis.WHEEL)
-                self.mpi = mpis.in_environment(self.venv)
             library = mpis.library_name(self.mpi, progress, self.venv)
             mpis.require_same_launcher(self.mpi, library)
             self._pip(progress, "installing mpi4py", "mpi4py")
@@ -188,14 +188,15 @@ class Setup:
     def _horovod(self, progress: Progress) -> None:
         torch, tensorflow, *_ = self._versions("torch", self.tensorflow or "tensorflow")
         library = self.state.notes["library"]
-        mpi = mpis.in_environment(self.venv) if self.mpi.kind == "wheel" else self.mpi
-        made_from = horovod.inputs(torch, tensorflow, library, mpi, self.compiler.version, self.env)
+        made_from = horovod.inputs(
+            torch, tensorflow, library, self.mpi, self.compiler.version, self.env
+        )
         keep = horovod.cache_folder(os.environ) / made_from.key()
         wheel = horovod.kept(keep)
         how = "built earlier" if wheel else "to be built: 4 to 10 minutes, once on this machine"
         with progress.step(f"Horovod {horovod.VERSION} for MPI and Gloo ({how})"):
             if wheel is None:
-                wheel = horovod.build(progress, self.python, self.env, mpi, made_from, keep)
+                wheel = horovod.build(progress, self.python, self.env, self.mpi, made_from, keep)
             options = ("--no-index", "--no-deps", "--force-reinstall")
             self._pip(progress, "installing Horovod", *options, str(wheel))
             check = horovod.BOTH_CONTROLLERS + (horovod.TENSORFLOW_TOO if tensorflow else "")
@@ -203,13 +204,23 @@ class Setup:
             progress.note(str(wheel.parent))
 
     def _tools(self, progress: Progress) -> None:
-        with progress.step("hvd_sign with its kernels, and the tools for tests and benchmarks"):
-            self._pip(progress, "installing hvd_sign", *EDITABLE, f"{ROOT}[dev,bench]")
+        title = "hvd_sign with its kernels, and the tools for tests and benchmarks"
+        with progress.step(title), self.state.changing("tools"):
+            self._build(progress, f"{ROOT}[dev,bench]")
 
     def _kernels(self, progress: Progress) -> None:
         with progress.step("hvd_sign's kernels"):
-            line = self._pip_line("--no-deps", *EDITABLE, str(ROOT))
-            progress.run("building the kernels", line, self.env)
+            self._build(progress, "--no-deps", str(ROOT))
+
+    def _build(self, progress: Progress, *what: str) -> None:
+        for module in self._compiled():
+            module.unlink()  # it may be newer than its sources, but made for another MPI
+        line = self._pip_line("--no-build-isolation", *what[:-1], "-e", what[-1])
+        progress.run("building hvd_sign", line, {**self.env, "MPICXX": self.mpi.mpicxx})
+        self.state.note("compiled", " ".join(module.name for module in self._compiled()))
+
+    def _compiled(self) -> list[Path]:
+        return sorted(PACKAGE.glob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
 
     def _pip_line(self, *arguments: str) -> list[str]:
         pins = self.venv / "constraints.txt"
