@@ -46,23 +46,15 @@ def save(result: Result, folder: Path) -> list[Path]:
 
 def _accuracy(result: Result) -> Figure:
     figure, axes = _canvas(result, "Test accuracy against training time", height=4.4)
-    longest = 0.0
     for method, colour in zip(result["methods"], COLOURS, strict=False):
         times = list(accumulate(epoch["seconds"] for epoch in method["epochs"]))
         levels = [100 * epoch["accuracy"] for epoch in method["epochs"]]
-        axes.plot(times, levels, color=colour, marker="o", markersize=5, linewidth=2)
-        axes.annotate(
-            f" {method['label']}\n {levels[-1]:.1f} %",
-            (times[-1], levels[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-            fontweight="bold",
-            annotation_clip=False,
-        )
-        longest = max(longest, times[-1])
-    axes.set_xlim(0, longest * 1.02)
+        label = f"{method['label']}: {levels[-1]:.1f} %"
+        axes.plot(times, levels, color=colour, marker="o", markersize=5, linewidth=2, label=label)
+    axes.set_xlim(left=0)
+    legend = axes.legend(loc="lower right", labelcolor="linecolor", framealpha=1, edgecolor="none")
+    for text in legend.get_texts():
+        text.set_fontweight("bold")
     axes.set_xlabel("seconds of training (evaluation not counted); one point an epoch")
     axes.set_ylabel("test accuracy, %")
     return figure
