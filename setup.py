@@ -135,7 +135,7 @@ setup(
             "clang-format",
             "hypothesis>=6.100",
             "mypy>=1.10",
-            "nanobind>=2.4,<4",
+            "nanobind>=3.1,<4",
             "psutil>=5.9",
             "pytest>=8",
             "ruff>=0.6",

@@ -29,9 +29,7 @@ class Array {
   Array(nanobind::handle from, Argument argument, Access access, const std::string& expected);
 
   // The array's memory, after the access was checked.
-  uint8_t* data() const {
-    return static_cast<uint8_t*>(array_.data_handle()) + array_.byte_offset();
-  }
+  uint8_t* data() const { return static_cast<uint8_t*>(const_cast<void*>(array_.data())); }
   size_t size() const { return array_.size(); }
   size_t bytes() const { return array_.nbytes(); }
   nanobind::dlpack::dtype dtype() const { return array_.dtype(); }
