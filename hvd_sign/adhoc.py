@@ -1,9 +1,4 @@
-"""Votes that users call one by one, in any order: ranks first agree on the order, by name.
-
-Voter 0 hears from each voter which names it is ready for and, once all are ready for one, tells
-everyone to run it. A vote can only run once voter 0 itself is ready for it, so nobody has to
-listen while it has nothing to vote on.
-"""
+"""Votes that users call one by one, in any order: ranks first agree, by name, on what runs."""
 
 from __future__ import annotations
 
@@ -13,23 +8,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from zlib import crc32
 
-from hvd_sign.agreement import disagreement, ranks_text
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.boxes import make_box
 from hvd_sign.buckets import Bucket, TensorSpec
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.options import VoteOptions
+from hvd_sign.order import News, make_order
 from hvd_sign.transports.base import Pending, Transport
-from hvd_sign.transports.mpi import Mailbox, MpiTransport
 from hvd_sign.votes import VoteRule
 
 UNNAMED = "vote.noname."
 KEPT_BOXES = 16
 """Ballot boxes kept for shapes seen before."""
-
-News = tuple[int, str | None, dict[str, Any]]
-"""A voter, the name it is ready for (None: it has joined), and what it claims of it."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,9 @@ class AdHocStream(Stream):
         self._unnamed = 0
         self._counts: dict[str, int] = {}
         self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
-        mailbox = transport.mailbox() if isinstance(transport, MpiTransport) else None
-        self._order = _Order(mailbox, transport)
+        self._order = make_order(transport)
         super().__init__(engine, transport, number)
+        self.in_order = self._order.in_order
 
     def vote(
         self,
@@ -135,8 +126,11 @@ class AdHocStream(Stream):
     def leave(self) -> None:
         """Tells that this rank has joined: it will not ask for votes before ``come_back()``.
 
-        Votes that other ranks ask for meanwhile end in the same ValueError on all of them.
+        Votes that other ranks ask for meanwhile end in the same error on all of them: ours, or
+        Horovod's where its collectives carry the votes.
         """
+        if not self._order.can_leave:
+            return
         with self.engine.lock:
             self._left = True
             self._news.append((self.transport.rank, None, {"joined": self._order.joins + 1}))
@@ -187,84 +181,23 @@ class AdHocStream(Stream):
             del self._asked[name]
 
     def _run(self, name: str, call: _Call, step: int) -> Iterator[Pending]:
-        yield from self._box(call).decide(step, [tensor.voter for tensor in call.tensors])
+        key = (tuple(tensor.shape for tensor in call.tensors), repr(call.rule), call.options)
+        box = self._boxes.pop(key, None) or self._make_box(call)
+        box.transport = self._order.transport_for(name)
+        yield from box.decide(step, [tensor.voter for tensor in call.tensors])
+        self._boxes[key] = box
+        if len(self._boxes) > KEPT_BOXES:
+            self._boxes.popitem(last=False)
         # Only votes that were held count: of those, every rank has seen the same number.
         if not name.startswith(UNNAMED):
             self._counts[name] = self._counts.get(name, 0) + 1
         self._forget(name)
 
-    def _box(self, call: _Call) -> BallotBox:
-        key = (tuple(tensor.shape for tensor in call.tensors), repr(call.rule), call.options)
-        box = self._boxes.get(key)
-        if box is None:
-            specs = tuple(
-                TensorSpec(tensor.name, tensor.shape, tensor.dtype, ordinal)
-                for ordinal, tensor in enumerate(call.tensors)
-            )
-            bucket = Bucket(0, specs)
-            box = make_box(bucket, call.rule, Sign(), call.options, self.transport, self.number)
-            if len(self._boxes) >= KEPT_BOXES:
-                self._boxes.popitem(last=False)
-            self._boxes[key] = box
-        self._boxes.move_to_end(key)
-        return box
-
-
-class _Order:
-    """Agreement of the voters on what runs next.
-
-    Attributes:
-        joins: how often all ranks have joined and come back.
-    """
-
-    def __init__(self, mailbox: Mailbox | None, transport: Transport) -> None:
-        self.joins = 0
-        self._mailbox = mailbox
-        self._transport = transport
-        self._ready: dict[str, dict[int, dict[str, Any]]] = {}
-        self._joined: dict[int, int] = {}
-
-    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
-        """Tells what this voter is newly ready for, and hears what all are ready for.
-
-        Returns:
-            Names to run, in the same order on all ranks, each with the sentence that says why it
-            cannot, if it cannot.
-        """
-        if self._mailbox is None:
-            return [(name, None) for _, name, _ in news if name is not None]
-        if self._transport.rank != 0:
-            for item in news:
-                self._mailbox.send(item, 0)
-            return self._mailbox.receive()
-        for voter, name, claim in [*news, *self._mailbox.receive()]:
-            if name is None:
-                self._joined[voter] = claim["joined"]
-            else:
-                self._ready.setdefault(name, {})[voter] = claim
-        mine = []
-        for name, claims, error in self._decided():
-            del self._ready[name]
-            for voter in claims:
-                if voter == 0:
-                    mine.append((name, error))
-                else:
-                    self._mailbox.send((name, error), voter)
-        return mine
-
-    def _decided(self) -> list[tuple[str, dict[int, dict[str, Any]], str | None]]:
-        """Names that all voters are ready for, or will never be."""
-        gone = sorted(voter for voter, joins in self._joined.items() if joins > self.joins)
-        decided = []
-        for name, claims in self._ready.items():
-            who = f"allreduce {name!r}"
-            if len(claims) == self._transport.size:
-                ordered = [claims[voter] for voter in range(self._transport.size)]
-                decided.append((name, claims, disagreement(who, ordered)))
-            elif any(voter not in claims for voter in gone):
-                sentence = (
-                    f"{who}: {ranks_text(gone)} called join(), after which only the votes of a "
-                    "DistributedOptimizer are served"
-                )
-                decided.append((name, claims, sentence))
-        return decided
+    def _make_box(self, call: _Call) -> BallotBox:
+        specs = tuple(
+            TensorSpec(tensor.name, tensor.shape, tensor.dtype, ordinal)
+            for ordinal, tensor in enumerate(call.tensors)
+        )
+        return make_box(
+            Bucket(0, specs), call.rule, Sign(), call.options, self.transport, self.number
+        )

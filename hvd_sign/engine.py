@@ -88,7 +88,12 @@ class Stream:
         engine: moves it forward.
         transport: this stream's own; no other stream's messages can meet its.
         number: told in every message.
+
+    Attributes:
+        in_order: votes run one at a time; else side by side.
     """
+
+    in_order = True
 
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
         self.engine = engine
@@ -128,17 +133,16 @@ class Stream:
         return bool(self._queue)
 
     def advance(self) -> bool:
-        """Moves the first vote forward; returns whether anything happened."""
-        if not self._queue:
-            return False
-        task = self._queue[0]
-        try:
-            moved = task.advance()
-        except BaseException as error:  # told to those who wait; the thread must live on
-            self.fail(error)
-            return True
-        if task.handle.done():
-            self._queue.popleft()
+        """Moves votes forward, the first or all; returns whether anything happened."""
+        moved = False
+        for task in list(self._queue)[: 1 if self.in_order else None]:
+            try:
+                moved = task.advance() or moved
+            except BaseException as error:  # told to those who wait; the thread must live on
+                self.fail(error)
+                return True
+            if task.handle.done():
+                self._queue.remove(task)
         return moved
 
     def fail(self, error: BaseException) -> None:

@@ -14,12 +14,19 @@ from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
 from hvd_sign.pipeline import Pipeline, load_engine
 from hvd_sign.session import ServedSession, VoteSession
-from hvd_sign.transports import LocalTransport, MpiTransport, Transport
+from hvd_sign.transports import (
+    HorovodCollectives,
+    HorovodTransport,
+    LocalTransport,
+    MpiTransport,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -127,7 +134,7 @@ class World:
     Args:
         rank: this process's Horovod rank.
         mpi_ranks: for each Horovod rank its rank in MPI_COMM_WORLD (they differ after
-            ``hvd.init(comm=...)``); None if Horovod does not run on MPI.
+            ``hvd.init(comm=...)``); None to vote over Horovod's own collectives.
     """
 
     def __init__(self, rank: int, mpi_ranks: Sequence[int] | None) -> None:
@@ -137,38 +144,61 @@ class World:
         self._sessions: list[VoteSession] = []
         self._runtime = runtime()
 
-    def stream(self, ranks: Sequence[int]) -> Stream:
+    def stream(self, ranks: Sequence[int], collectives: HorovodCollectives) -> Stream:
         """A new stream among Horovod ranks; collective over them.
 
+        Args:
+            ranks: Horovod's.
+            collectives: Horovod's own among them, used where there is no MPI.
+
         Raises:
             ValueError: this rank is not one of ``ranks``.
-            RuntimeError: there are several ranks, but no MPI.
         """
-        return self._runtime.stream(self._transport(ranks), ranks)
+        return self._runtime.stream(self._transport(ranks, collectives), ranks)
 
-    def adhoc(self, ranks: Sequence[int]) -> AdHocStream:
+    def adhoc(self, ranks: Sequence[int], collectives: HorovodCollectives) -> AdHocStream:
         """The stream of ad-hoc votes among Horovod ranks; collective over them at first use.
 
+        Args:
+            ranks: Horovod's.
+            collectives: Horovod's own among them, used where there is no MPI.
+
         Raises:
             ValueError: this rank is not one of ``ranks``.
-            RuntimeError: there are several ranks, but no MPI.
         """
         key = tuple(ranks)
         if key not in self._adhoc:
-            self._adhoc[key] = self._runtime.adhoc_stream(self._transport(ranks))
+            transport = self._transport(ranks, collectives)
+            self._adhoc[key] = self._runtime.adhoc_stream(transport)
         return self._adhoc[key]
 
-    def session(self, ranks: Sequence[int], *args: Any, **kwargs: Any) -> VoteSession:
+    def session(
+        self,
+        ranks: Sequence[int],
+        collectives: HorovodCollectives,
+        *args: Any,
+        **kwargs: Any,
+    ) -> VoteSession:
         """A new ``VoteSession`` on a stream of its own; collective over ``ranks``."""
-        session = VoteSession(self.stream(ranks), *args, **kwargs)
+        session = VoteSession(self.stream(ranks, collectives), *args, **kwargs)
         self._sessions.append(session)
         return session
 
     def serve(self) -> Served:
-        """Begins to serve the votes of other ranks as one that has joined."""
+        """Begins to serve the votes of other ranks as one that has joined.
+
+        Raises:
+            RuntimeError: an optimizer votes over Horovod's collectives, which need every rank.
+        """
+        for session in self._sessions:
+            if isinstance(session.stream.transport, HorovodTransport):
+                raise RuntimeError(
+                    "join(): an optimizer votes over Horovod's own collectives, which need every "
+                    "rank; start the job on MPI, or let all ranks take the same number of steps"
+                )
         return Served([session.serve() for session in self._sessions], list(self._adhoc.values()))
 
-    def _transport(self, ranks: Sequence[int]) -> Transport:
+    def _transport(self, ranks: Sequence[int], collectives: HorovodCollectives) -> Transport:
         if self.rank not in ranks:
             raise ValueError(
                 f"process_set: rank {self.rank} votes, but is not one of its ranks {list(ranks)}"
@@ -176,10 +206,9 @@ class World:
         if len(ranks) == 1:
             return LocalTransport()
         if self._mpi_ranks is None:
-            raise RuntimeError(
-                "hvd_sign votes over MPI, but Horovod runs on its Gloo controller; start the job "
-                "with mpirun, srun --mpi=pmix or horovodrun --mpi"
-            )
+            members = crc32(repr(list(ranks)).encode())
+            prefix = f"hvd_sign.{members:08x}.{self._runtime.count(ranks)}"
+            return HorovodTransport(collectives, list(ranks).index(self.rank), len(ranks), prefix)
         mpi = load_mpi()
         members = mpi.COMM_WORLD.Get_group().Incl([self._mpi_ranks[rank] for rank in ranks])
         communicator = mpi.COMM_WORLD.Create_group(members, self._runtime.count(ranks))

@@ -16,6 +16,7 @@ from hvd_sign.exchanges import get_exchange
 from hvd_sign.options import VoteOptions
 from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
+from hvd_sign_torch.horovod_collectives import TorchCollectives
 from hvd_sign_torch.sign_compression import Compression, SignCompressor
 from hvd_sign_torch.worlds import members, world
 
@@ -112,7 +113,7 @@ def _vote(
             signal = signal.detach() * prescale_factor
         voter = make_voter(signal.detach(), output.detach(), postscale_factor)
         tensors.append(Tensor(label, tuple(signal.shape), dtype, voter))
-    stream = world().adhoc(members(process_set))
+    stream = world().adhoc(members(process_set), TorchCollectives(process_set))
     return stream.vote(tensors, rule, options, name=name)
 
 

@@ -21,6 +21,7 @@ from hvd_sign.options import positive_factor
 from hvd_sign.session import BUCKET_BYTES, VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
+from hvd_sign_torch.horovod_collectives import TorchCollectives
 from hvd_sign_torch.ops import op_of, refuse_vote_options, vote_options
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import members, world
@@ -319,6 +320,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     def open_session(parameters: list[torch.Tensor], specs: list[TensorSpec]) -> VoteSession:
         return world().session(
             members(process_set),
+            TorchCollectives(process_set),
             specs,
             make_rule(op),
             Sign(),

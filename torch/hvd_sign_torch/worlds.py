@@ -11,7 +11,9 @@ import torch
 from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign import runtime
+from hvd_sign.options import choose
 from hvd_sign.runtime import World
+from hvd_sign_torch.horovod_collectives import TorchCollectives
 
 _world: World | None = None
 
@@ -26,18 +28,24 @@ def init(*args: Any, **kwargs: Any) -> None:
         RuntimeError: MPI cannot be used; the message says why and what helps.
     """
     global _world
-    on_mpi = os.environ.get("HOROVOD_CONTROLLER", "").lower() != "gloo"
-    if on_mpi:
+    transport = choose(
+        "HVD_SIGN_TRANSPORT",
+        os.environ.get("HVD_SIGN_TRANSPORT", "auto"),
+        ("auto", "mpi", "horovod"),
+    )
+    gloo = os.environ.get("HOROVOD_CONTROLLER", "").lower() == "gloo"
+    on_mpi = transport == "mpi" or (transport == "auto" and not gloo)
+    if on_mpi or not gloo:
+        # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
         runtime.load_mpi()
     horovod.init(*args, **kwargs)
     if _world is not None:
         return
     _world = World(horovod.rank(), _mpi_ranks() if on_mpi else None)
-    if on_mpi or horovod.size() == 1:
-        _open_adhoc(global_process_set)
-        for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():
-            if isinstance(process_set, ProcessSet):
-                _open_adhoc(process_set)
+    _open_adhoc(global_process_set)
+    for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():
+        if isinstance(process_set, ProcessSet):
+            _open_adhoc(process_set)
 
 
 def shutdown() -> None:
@@ -112,11 +120,18 @@ def _mpi_ranks() -> list[int] | None:
     here = torch.tensor([runtime.load_mpi().COMM_WORLD.Get_rank()])
     ranks = horovod.allgather(here, name="hvd_sign.mpi_ranks").tolist()
     # Processes that no MPI launcher started are each rank 0 of a world of their own.
-    return ranks if len(set(ranks)) == len(ranks) else None
+    if len(set(ranks)) == len(ranks):
+        return list(ranks)
+    if os.environ.get("HVD_SIGN_TRANSPORT") == "mpi":
+        raise RuntimeError(
+            "HVD_SIGN_TRANSPORT=mpi, but the ranks were not started by MPI; use mpirun, "
+            "srun --mpi=pmix or horovodrun --mpi"
+        )
+    return None
 
 
 def _open_adhoc(process_set: ProcessSet) -> None:
     # Now, since all ranks are here: at first use ranks might come in different orders.
     ranks = members(process_set)
     if horovod.rank() in ranks:
-        world().adhoc(ranks)
+        world().adhoc(ranks, TorchCollectives(process_set))

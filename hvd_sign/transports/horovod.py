@@ -1,0 +1,105 @@
+"""The transport over Horovod's own collectives: for jobs without MPI, and wherever Horovod runs.
+
+Every operation carries a name of ours, so that the counter which names a user's unnamed operations
+is never shifted. Horovod matches operations by name, so votes need no order among themselves.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, Protocol
+
+import numpy as np
+
+from hvd_sign.stats import recorder
+from hvd_sign.transports.base import Buffer, Pending
+
+
+class HorovodCollectives(Protocol):
+    """A framework's asynchronous Horovod operations on one process set, for uint8 arrays."""
+
+    def alltoall(self, send: Buffer, name: str) -> Any:
+        """Begins an all-to-all of equal parts; returns a handle."""
+        ...
+
+    def allgather(self, send: Buffer, name: str) -> Any:
+        """Begins an all-gather of arrays of any lengths; returns a handle."""
+        ...
+
+    def poll(self, handle: Any) -> bool:
+        """Whether the operation has ended."""
+        ...
+
+    def result(self, handle: Any) -> Buffer:
+        """Waits for the operation; its result as one flat array."""
+        ...
+
+
+class _Operation:
+    """A Horovod operation, whose result is copied to where it belongs once it is there."""
+
+    def __init__(
+        self, collectives: HorovodCollectives, handle: Any, send: Buffer, recv: Buffer
+    ) -> None:
+        self._collectives = collectives
+        self._handle = handle
+        self._send = send  # kept alive
+        self._recv = recv
+
+    def test(self) -> bool:
+        if not self._collectives.poll(self._handle):
+            return False
+        self._recv[:] = self._collectives.result(self._handle)
+        return True
+
+
+class HorovodTransport:
+    """Messages as Horovod operations.
+
+    Args:
+        collectives: of the process set.
+        rank: this rank's number in the process set.
+        size: of the process set.
+        prefix: begins the names of all operations; the same on all ranks, and no other's.
+    """
+
+    def __init__(self, collectives: HorovodCollectives, rank: int, size: int, prefix: str) -> None:
+        self.collectives = collectives
+        self.rank = rank
+        self.size = size
+        self.prefix = prefix
+        self._count = 0
+
+    def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
+        """A named Horovod alltoall."""
+        recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
+        handle = self.collectives.alltoall(send, self._name())
+        return _Operation(self.collectives, handle, send, recv)
+
+    def allgather(self, send: Buffer, recv: Buffer) -> Pending:
+        """A named Horovod allgather."""
+        recorder.add(payload_bytes=send.nbytes * (self.size - 1))
+        handle = self.collectives.allgather(send, self._name())
+        return _Operation(self.collectives, handle, send, recv)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Two named Horovod allgathers: of lengths, and of pickled objects."""
+        packed = np.frombuffer(bytearray(pickle.dumps(value)), np.uint8)
+        length = np.array([packed.size], np.int64).view(np.uint8)
+        lengths = self._wait(self.collectives.allgather(length, self._name())).view(np.int64)
+        joined = self._wait(self.collectives.allgather(packed, self._name()))
+        ends = np.cumsum(lengths)
+        return [
+            pickle.loads(joined[end - size : end].tobytes())
+            for end, size in zip(ends, lengths, strict=True)
+        ]
+
+    def close(self, *, release: bool) -> None:
+        """Holds nothing."""
+
+    def _wait(self, handle: Any) -> Buffer:
+        return self.collectives.result(handle).copy()
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{self.prefix}.{self._count}"

@@ -1,0 +1,53 @@
+"""Votes in every order and size over whatever transport is chosen; prints the verdicts' digest."""
+
+import hashlib
+
+import torch
+
+import hvd_sign.torch as hvd
+from hvd_sign_torch.worlds import world
+
+hvd.init()
+rank, size = hvd.rank(), hvd.size()
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(200, 300), torch.nn.ReLU(), torch.nn.Linear(300, 3))
+optimizer = hvd.DistributedOptimizer(
+    torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9),
+    named_parameters=model.named_parameters(),
+    compression=hvd.Compression.sign,
+    bucket_bytes=2000,
+)
+torch.manual_seed(rank)
+for _ in range(5):
+    optimizer.zero_grad()
+    model(torch.randn(8, 200)).square().mean().backward()
+    # Users' operations, unnamed, between ours.
+    assert hvd.allreduce(torch.ones(3), op=hvd.Sum).tolist() == [size] * 3
+    optimizer.step()
+weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+assert all(torch.equal(weights, theirs) for theirs in hvd.allgather(weights[None]))
+
+tensors = [torch.randn(100 + 64 * i) for i in range(5)]
+order = list(range(5)) if rank % 2 else list(reversed(range(5)))
+handles = {i: hvd.allreduce_async(tensors[i], name=f"vote {i}", op=hvd.MajorityVote) for i in order}
+theirs = hvd.allreduce_async(torch.ones(4), op=hvd.Sum)
+assert hvd.synchronize(theirs).tolist() == [size] * 4
+verdicts = [hvd.synchronize(handles[i]) for i in range(5)]
+again = hvd.grouped_allreduce(tensors, op=hvd.MajorityVote, scale="mean_abs", ties="zero")
+
+try:
+    hvd.allreduce(torch.ones(3 + min(rank, 1)), op=hvd.MajorityVote, name="bad")
+except ValueError as error:
+    sentence = str(error)
+assert "'bad': shape differs between ranks: (3,) on rank 0; (4,) on" in sentence
+for array in (weights, *verdicts, *again):
+    assert array.abs().sum() > 0
+
+everything = b"".join(array.numpy().tobytes() for array in (weights, *verdicts, *again))
+transport = type(world().adhoc(range(size), None).transport).__name__
+print(f"digest {hashlib.sha256(everything).hexdigest()} {transport}", flush=True)
+
+hvd.shutdown()
+hvd.init()
+assert hvd.allreduce(torch.tensor([1.0, -1.0]), op=hvd.MajorityVote).tolist() == [1, -1]

@@ -1,0 +1,36 @@
+"""MPI and Horovod's own collectives, on either controller, carry the same votes."""
+
+from __future__ import annotations
+
+import re
+
+import launch
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not (launch.has("torch") and launch.has("horovod")), reason="needs PyTorch and Horovod"
+)
+
+
+def test_transports_give_equal_verdicts(program):
+    launches = {
+        "mpi": (launch.mpirun(3), {"HVD_SIGN_TRANSPORT": "mpi"}, "MpiTransport"),
+        "horovod": (launch.mpirun(3), {"HVD_SIGN_TRANSPORT": "horovod"}, "HorovodTransport"),
+        "gloo": (launch.horovodrun(3, gloo=True), {}, "HorovodTransport"),
+    }
+    digests = set()
+    for command, extra, transport in launches.values():
+        outcome = program("transport_digest", command, extra=extra, limit=150)
+        found = re.findall(r"digest (\w+) (\w+)", outcome.output)
+        assert [used for _, used in found] == [transport] * 3, outcome.report()
+        digests.update(digest for digest, _ in found)
+    assert len(digests) == 1
+
+
+def test_mpi_cannot_be_forced_on_processes_that_it_did_not_start(program):
+    with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_TRANSPORT=mpi, but the ranks were"):
+        program(
+            "transport_digest",
+            launch.horovodrun(2, gloo=True),
+            extra={"HVD_SIGN_TRANSPORT": "mpi"},
+        )
