@@ -152,6 +152,8 @@ class AdHocStream(Stream):
                 for name, error in self._order.listen(news):
                     self._start(name, error)
                     moved = True
+                for name, call in list(self._asked.items()):
+                    self.stalls.look(name, call.task.begun)
         except BaseException as failure:  # told to those who wait; the thread must live on
             self.fail(failure)
             return True

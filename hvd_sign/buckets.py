@@ -63,6 +63,10 @@ class Bucket:
         ordinals = np.array([spec.ordinal for spec in self.specs], dtype=np.uint64)
         object.__setattr__(self, "ordinals", ordinals)
 
+    def __str__(self) -> str:
+        names = [spec.name for spec in self.specs]
+        return f"bucket {self.index} ({' to '.join(dict.fromkeys((names[0], names[-1])))})"
+
     @property
     def blocks(self) -> int:
         """Total number of blocks."""

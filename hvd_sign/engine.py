@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from hvd_sign.stall import StallCheck
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
 
@@ -62,7 +63,12 @@ class Task:
         name: str,
         steps: Iterator[Pending],
         finished: Callable[[], None] | None = None,
+        *,
+        patient: bool = False,
     ) -> None:
+        self.name = name
+        self.patient = patient
+        self.begun = time.monotonic()
         self.handle = Handle(name)
         self._steps = steps
         self._pending: Pending | None = None
@@ -101,10 +107,16 @@ class Stream:
         self.number = number
         self._queue: deque[Task] = deque()
         self._broken: BaseException | None = None
+        self.stalls = StallCheck(transport)
         engine.attach(self)
 
     def submit(
-        self, name: str, steps: Iterator[Pending], finished: Callable[[], None] | None = None
+        self,
+        name: str,
+        steps: Iterator[Pending],
+        finished: Callable[[], None] | None = None,
+        *,
+        patient: bool = False,
     ) -> Handle:
         """Adds a vote at the end of the queue.
 
@@ -112,11 +124,12 @@ class Stream:
             name: for messages.
             steps: the vote.
             finished: called by the progress thread when the vote has ended well.
+            patient: however long it takes is no stall.
 
         Raises:
             RuntimeError: an earlier vote of this stream failed, or the stream is closed.
         """
-        task = Task(name, steps, finished)
+        task = Task(name, steps, finished, patient=patient)
         with self.engine.lock:
             self.check_usable()
             self._queue.append(task)
@@ -137,12 +150,16 @@ class Stream:
         moved = False
         for task in list(self._queue)[: 1 if self.in_order else None]:
             try:
-                moved = task.advance() or moved
+                if task.advance():
+                    moved = True
+                else:
+                    self.stalls.look(task.name, task.begun, patient=task.patient)
             except BaseException as error:  # told to those who wait; the thread must live on
                 self.fail(error)
                 return True
             if task.handle.done():
                 self._queue.remove(task)
+                self.stalls.forget(task.name)
         return moved
 
     def fail(self, error: BaseException) -> None:
@@ -159,8 +176,9 @@ class Stream:
 
         Args:
             reason: told to whoever uses it later.
-            release: give the transport back; only if nothing is under way.
+            release: give the transport back, unless a failure left something under way.
         """
+        release = release and self._broken is None
         self.fail(RuntimeError(reason))
         self.engine.detach(self)
         self.transport.close(release=release)

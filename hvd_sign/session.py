@@ -120,7 +120,7 @@ class VoteSession:
                 voter = missing(spec.ordinal)
             voters.append(voter)
         steps = box.decide(self._step, voters, obey=self.options.nonfinite != "skip")
-        name = f"step {self._step}, bucket {box.bucket.index}"
+        name = f"step {self._step}: {box.bucket}"
         self._handles.append(self.stream.submit(name, steps))
         self._launched.append(voters)
 
@@ -154,7 +154,10 @@ class ServedSession:
             steps = box.decide(self._step, absent, joined=True, obey=False)
             last = box is self._boxes[-1]
             self._session.stream.submit(
-                f"step {self._step}, joined", steps, self._round_ended if last else None
+                f"step {self._step}: {box.bucket}",
+                steps,
+                self._round_ended if last else None,
+                patient=True,
             )
         self._step += 1
 

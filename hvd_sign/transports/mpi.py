@@ -54,9 +54,9 @@ class MpiTransport:
         """MPI_Allgather of pickled objects."""
         return list(self.communicator.allgather(value))
 
-    def mailbox(self) -> Mailbox:
-        """Small messages between pairs of voters, beside the collectives."""
-        return Mailbox(self.communicator)
+    def mailbox(self, tag: int = 1) -> Mailbox:
+        """Small messages between pairs of voters, beside the collectives and other tags."""
+        return Mailbox(self.communicator, tag)
 
     def close(self, *, release: bool) -> None:
         """Ends the pipeline; frees the communicators if nothing is under way."""
@@ -69,21 +69,20 @@ class MpiTransport:
 class Mailbox:
     """Small pickled messages between pairs of voters; keeps their order, never blocks."""
 
-    TAG = 1
-
-    def __init__(self, communicator: MPI.Intracomm) -> None:
+    def __init__(self, communicator: MPI.Intracomm, tag: int) -> None:
         self._communicator = communicator
+        self._tag = tag
         self._sending: list[MPI.Request] = []
 
     def send(self, message: Any, voter: int) -> None:
         """Starts sending ``message`` to ``voter``."""
         self._sending = [request for request in self._sending if not request.Test()]
-        self._sending.append(self._communicator.isend(message, voter, self.TAG))
+        self._sending.append(self._communicator.isend(message, voter, self._tag))
 
     def receive(self) -> list[Any]:
         """All messages that have come since the last call."""
         self._sending = [request for request in self._sending if not request.Test()]
         messages = []
-        while (found := self._communicator.improbe(tag=self.TAG)) is not None:
+        while (found := self._communicator.improbe(tag=self._tag)) is not None:
             messages.append(found.recv())
         return messages
