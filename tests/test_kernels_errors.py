@@ -209,6 +209,10 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], str]] = [
         lambda: tally(BIG[: 3 * 72], BIG[2 * 72 : 3 * 72]),
         "tally: verdict: expected memory apart from ballots, got an overlap with it",
     ),
+    (
+        lambda: place(np.frombuffer(bytes(33), np.uint64, offset=1), words(1), None),
+        "place: signs: expected an aligned array, got one that begins between two words",
+    ),
     (lambda: tally(shard=2), "tally: shard: expected 0 to 1, got 2"),
     (lambda: tally(shard=-1), "tally: shard: expected 0 to 1, got -1"),
     (
@@ -292,6 +296,18 @@ def test_read_only_inputs_are_fine() -> None:
     assert pack(read_only(ONES.copy()))[1] == 256
     write(ONES.copy(), read_only(LAYOUT.buffer()))
     kernels.fetch(read_only(LAYOUT.buffer()), GEOMETRY, 0, words(4), words(1), None)
+
+
+def test_floats_at_any_byte() -> None:
+    for start in range(1, 4):
+        memory = np.zeros(1024 + 4, np.uint8)
+        x = np.frombuffer(memory.data, np.float32, 256, start)
+        x[:] = -1
+        buffer = LAYOUT.buffer()
+        assert pack(x, buffer, parity=True)[1] == 256
+        assert (buffer[48:64] == 255).all()
+        apply(x, buffer)
+        assert (x == np.float32(-1) + np.float32(0.1)).all()
 
 
 def test_any_shape() -> None:

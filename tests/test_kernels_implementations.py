@@ -209,11 +209,15 @@ def test_write_verdict_of_more_than_the_cache() -> None:
     layout = Layout(-(-count // 64), 1)
     buffer = np.random.default_rng(7).integers(0, 256, layout.message, np.uint8)
     buffer[layout.active :] = 255
-    out = np.empty(count, np.float32)
-    kernels.write_verdict(out, buffer, layout.geometry(), 0, scale=3.0)
     bits = np.unpackbits(buffer[48 : layout.active], count=count, bitorder="little")
-    assert ((out == -3.0) == bits).all()
-    assert ((out == 3.0) != bits).all()
+    for start in (0, 1):  # aligned as malloc does, and not at all
+        out = np.full(count + 2, 5, np.float32)
+        target = out[start : start + count]
+        kernels.write_verdict(target, buffer, layout.geometry(), 0, scale=3.0)
+        assert ((target == -3.0) == bits).all()
+        assert ((target == 3.0) != bits).all()
+        assert (out[:start] == 5).all()
+        assert (out[start + count :] == 5).all()
 
 
 @pytest.mark.usefixtures("implementation")

@@ -1,11 +1,21 @@
-#include <unistd.h>
-
 #include <algorithm>
 
 #include "implementation.h"
 
 namespace hvd_sign {
 namespace {
+
+// Outputs above this size are written past the cache, where they could not stay. A constant, for
+// what the system tells of the last-level cache is often that of all sockets, or of the host.
+constexpr size_t kPastCache = size_t(32) << 20;
+
+// Fetches the signs of a chunk's blocks: among the stores to memory a read that begins only when it
+// is needed waits long (25 GB/s without, 33 GB/s with, on one core that copies at 31).
+void prefetch_signs(const uint8_t* messages, const Geometry& geometry, size_t first) {
+  const uint8_t* message = messages + first / geometry.shard_blocks * geometry.message_bytes;
+  const uint8_t* at = message + geometry.signs_offset + first % geometry.shard_blocks * 8;
+  for (size_t line = 0; line < kChunkBlocks * 8; line += 64) __builtin_prefetch(at + line);
+}
 
 // Reads the verdict of `count` coordinates block by block, and calls whole(data, blocks, signs,
 // keep) on the tensor itself, or on a copy of its last block where that is not a whole one.
@@ -15,8 +25,10 @@ void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* mes
   for (size_t done = 0; done < count; done += kChunk) {
     const size_t here = std::min(kChunk, count - done);
     const size_t blocks = (here + kBlock - 1) / kBlock;
+    const size_t first = first_block + done / kBlock;
     Blocks verdict;
-    get_blocks(verdict, messages, geometry, first_block + done / kBlock, blocks);
+    get_blocks(verdict, messages, geometry, first, blocks);
+    if (done + kChunk < count) prefetch_signs(messages, geometry, first + kChunkBlocks);
     uint64_t keep[kChunkBlocks];
     for (size_t b = 0; b < blocks; ++b) {
       const uint64_t active = verdict.active >> b & 1 ? ~0ull : 0;
@@ -35,22 +47,12 @@ void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* mes
   }
 }
 
-size_t last_level_cache() {
-  constexpr size_t kUsual = size_t(32) << 20;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-  static const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return told > 0 ? size_t(told) : kUsual;
-#else
-  return kUsual;
-#endif
-}
-
 }  // namespace
 
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale) {
   const auto write = active_implementation().write[size_t(dtype)];
-  const bool past_cache = count * bytes_of(dtype) > last_level_cache();
+  const bool past_cache = count * bytes_of(dtype) > kPastCache;
   for_each_chunk(static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry,
                  first_block,
                  [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {

@@ -61,6 +61,9 @@ struct ItemArray : Array {
       argument.wrong_type("a contiguous " + name_of(nanobind::dtype<Item>()) + " array",
                           name_of(dtype()));
     }
+    if (reinterpret_cast<uintptr_t>(data()) % alignof(Item)) {
+      argument.wrong_value("an aligned array", "one that begins between two words");
+    }
     if (length >= 0 && size() != size_t(length)) {
       argument.wrong_value(std::to_string(length) + " items", std::to_string(size()));
     }
