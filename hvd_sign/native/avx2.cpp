@@ -357,6 +357,19 @@ uint64_t popcount(const uint64_t* words, size_t count) {
   return sum;
 }
 
+}  // namespace
+}  // namespace hvd_sign
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace hvd_sign {
+namespace {
+
+// Runs on every machine, and so stands behind the target region.
 bool usable() {
   unsigned a, b, c, d;  // older compilers' __builtin_cpu_supports does not know f16c
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
@@ -380,10 +393,4 @@ const Implementation kAvx2 = {
 };
 
 }  // namespace hvd_sign
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #endif  // __x86_64__

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <stdexcept>
 
 #include "coin.h"
 #include "implementation.h"
