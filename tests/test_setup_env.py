@@ -137,8 +137,8 @@ def test_launcher_of_another_version_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        (["echo ranks 2; echo ranks 2"], None),
-        (["echo ranks 1; echo ranks 1"], "do not see each other"),
+        (["echo 2 in all"], None),
+        (["echo 1 in all; echo 1 in all"], "do not see each other"),
         (["echo no slots >&2; exit 3"], r"does not start two ranks here \(status 3\)"),
     ],
 )

@@ -158,7 +158,9 @@ class Setup:
             mpis.require_same_launcher(self.mpi, library)
             self._pip(progress, "installing mpi4py", "mpi4py")
             if mpis.name_by_mpi4py(self.python) != library:
-                progress.note("mpi4py's own choice is another MPI: building it for this one (minutes)")
+                progress.note(
+                    "mpi4py's own choice is another MPI: building it for this one (minutes)"
+                )
                 mpicc = str(Path(self.mpi.mpicxx).with_name("mpicc"))
                 self._pip(
                     progress,
