@@ -146,6 +146,7 @@ setup(
     package_dir=package_dir,
     package_data={"hvd_sign": ["py.typed", "*.pyi"]},
     ext_modules=[kernels, *engine()],
+    entry_points={"console_scripts": ["hvd-sign = hvd_sign.cli:main"]},
     cmdclass={"build_ext": ParallelBuild},
     zip_safe=False,
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import BallotBox
-from hvd_sign.buckets import Bucket
+from hvd_sign.buckets import BLOCK, Bucket
+from hvd_sign.exchanges import AUTO, EXCHANGES
+from hvd_sign.link import ORDINARY
 from hvd_sign.options import VoteOptions
 from hvd_sign.pipeline import PipelinedBox, can_pipeline
 from hvd_sign.stepwise import StepwiseBox
@@ -24,6 +28,19 @@ def make_box(
 
     All ranks choose alike: they have agreed on everything that this depends on.
     """
+    if options.exchange == AUTO:
+        options = replace(options, exchange=cheapest(bucket, options, transport))
     pipelined = can_pipeline(rule, algorithm, transport)
     kind = PipelinedBox if pipelined else StepwiseBox
     return kind(bucket, rule, algorithm, options, transport, stream)
+
+
+def cheapest(bucket: Bucket, options: VoteOptions, transport: Transport) -> str:
+    """The exchange that the cost model expects to be the fastest for a bucket."""
+    model = transport.link or ORDINARY
+    planes = 2 if options.ties == "zero" else 1
+
+    def seconds(exchange: str) -> float:
+        return model.seconds(exchange, bucket.blocks * BLOCK, transport.size, planes=planes)
+
+    return min(EXCHANGES, key=seconds)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from hvd_sign.adhoc import Tensor
 from hvd_sign.ballots import HostVoter
-from hvd_sign.exchanges import get_exchange
+from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
 from hvd_sign.runtime import communicator_streams, load_mpi
 from hvd_sign.votes import MajorityVote, make_rule
@@ -48,7 +48,7 @@ def allreduce(
         array: fp32, fp64, fp16 or (ml_dtypes) bf16, any shape; the same shape and type on all
             ranks. Not modified.
         op: a vote rule, as class or instance.
-        exchange: ``"sharded"`` or ``"allgather"``.
+        exchange: ``"sharded"``, ``"allgather"`` or ``"auto"``.
         ties: ``"coin"``, ``"zero"`` or ``"positive"``.
         comm: an mpi4py communicator; MPI_COMM_WORLD if None.
         name: of the vote; without one, votes are matched by how many unnamed ones came before.
@@ -66,7 +66,7 @@ def allreduce(
             case all ranks raise the same error.
     """
     rule = make_rule(op)
-    get_exchange(exchange)
+    check_exchange(exchange)
     options = VoteOptions(ties=ties, exchange=exchange, seed=seed, scale=scale)
     signal = np.asarray(array, order="C")
     check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)

@@ -40,7 +40,7 @@ class VoteOptions:
     Attributes:
         ties: what decides zeros and ties: ``"coin"`` (a counter-based coin, equal on all ranks),
             ``"zero"`` (exact, a second bit each way) or ``"positive"``.
-        exchange: how ballots travel: ``"sharded"`` or ``"allgather"``.
+        exchange: how ballots travel: ``"sharded"``, ``"allgather"`` or ``"auto"``.
         seed: of the coins.
         scale: ``"none"`` leaves the verdict at +-1; ``"mean_abs"`` multiplies each tensor's by the
             voters' mean absolute signal.

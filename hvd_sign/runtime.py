@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from hvd_sign import link
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
 from hvd_sign.pipeline import Pipeline, load_engine
@@ -101,7 +102,10 @@ class Runtime:
             return LocalTransport()
         transport = MpiTransport(communicator)
         module = load_engine(load_mpi())
-        if all(transport.gather_objects(module is not None)):
+        here = module is not None, link.load_or_warn() if transport.rank == 0 else None
+        everywhere = transport.gather_objects(here)
+        transport.link = everywhere[0][1]
+        if all(native for native, _ in everywhere):
             if self._native is None:
                 self._native = module, module.Engine()
                 self.engine.nap = self._native[1].nap

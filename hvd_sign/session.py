@@ -13,6 +13,8 @@ from hvd_sign.ballots import BallotBox, HostVoter, Voter
 from hvd_sign.boxes import make_box
 from hvd_sign.buckets import TensorSpec, plan_buckets
 from hvd_sign.engine import Handle, Stream
+from hvd_sign.exchanges import AUTO
+from hvd_sign.link import measure
 from hvd_sign.options import VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.votes import VoteRule
@@ -53,6 +55,8 @@ class VoteSession:
     ) -> None:
         buckets = plan_buckets(specs, bucket_bytes, groups)
         _agree(stream, specs, rule, options, [bucket.specs for bucket in buckets])
+        if options.exchange == AUTO and stream.transport.link is None:
+            stream.transport.link = measure(stream.transport)
         self.stream = stream
         self.options = options
         self._boxes = [

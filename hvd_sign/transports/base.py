@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from hvd_sign.link import LinkModel
 
 Buffer = npt.NDArray[np.uint8]
 
@@ -24,10 +27,12 @@ class Transport(Protocol):
     Attributes:
         rank: this voter's number.
         size: how many voters there are.
+        link: constants of the cost model, if known; the same for all voters.
     """
 
     rank: int
     size: int
+    link: LinkModel | None
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """Sends the j-th of ``size`` equal parts of ``send`` to voter j.

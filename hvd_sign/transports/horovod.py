@@ -7,12 +7,15 @@ is never shifted. Horovod matches operations by name, so votes need no order amo
 from __future__ import annotations
 
 import pickle
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Buffer, Pending
+
+if TYPE_CHECKING:
+    from hvd_sign.link import LinkModel
 
 
 class HorovodCollectives(Protocol):
@@ -68,6 +71,7 @@ class HorovodTransport:
         self.rank = rank
         self.size = size
         self.prefix = prefix
+        self.link: LinkModel | None = None
         self._count = 0
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:

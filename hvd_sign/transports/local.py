@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hvd_sign.transports.base import Buffer, Pending
+
+if TYPE_CHECKING:
+    from hvd_sign.link import LinkModel
 
 
 class _Done:
@@ -17,6 +20,7 @@ class LocalTransport:
 
     rank = 0
     size = 1
+    link: LinkModel | None = None
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """Copies ``send`` to ``recv``."""

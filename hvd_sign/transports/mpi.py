@@ -10,6 +10,7 @@ from hvd_sign.transports.base import Buffer, Pending
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from hvd_sign.link import LinkModel
     from hvd_sign.pipeline import Pipeline
 
 
@@ -36,6 +37,7 @@ class MpiTransport:
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
+        self.link: LinkModel | None = None
         self.pipeline: Pipeline | None = None
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()

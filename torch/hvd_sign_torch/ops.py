@@ -12,7 +12,7 @@ from horovod.torch import ProcessSet, global_process_set
 from hvd_sign.adhoc import Tensor
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
-from hvd_sign.exchanges import get_exchange
+from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
 from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
@@ -69,7 +69,7 @@ def op_of(compression: Any, op: Any) -> Any:
 def vote_options(given: dict[str, Any]) -> VoteOptions:
     """Options from keywords, of which None ones take their defaults; checked."""
     options = VoteOptions(**{name: value for name, value in given.items() if value is not None})
-    get_exchange(options.exchange)
+    check_exchange(options.exchange)
     return options
 
 
@@ -261,7 +261,7 @@ def allreduce(
     """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
 
     A vote's keywords, beyond Horovod's arguments; None takes the default:
-        exchange: ``"sharded"`` (default) or ``"allgather"``.
+        exchange: ``"sharded"`` (default), ``"allgather"`` or ``"auto"``.
         ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
         seed: of the coins, default 0.
         scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.

@@ -266,7 +266,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     the vote.
 
     A vote's own keywords; None takes the default:
-        exchange: ``"sharded"`` (default) or ``"allgather"``.
+        exchange: ``"sharded"`` (default), ``"allgather"``, or ``"auto"``: for each bucket the
+            cheaper by what ``hvd-sign bench-link`` measured, or else a second's measurement now.
         ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``.
         seed: of the coins, default 0.
         scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the ranks'

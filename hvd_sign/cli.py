@@ -1,0 +1,58 @@
+"""The command ``hvd-sign``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hvd_sign import link
+from hvd_sign._version import __version__
+from hvd_sign.runtime import load_mpi, runtime, shutdown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="hvd-sign", description="Tools of hvd_sign.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    bench_link = commands.add_parser(
+        "bench-link",
+        help="measure the link between the ranks, for exchange='auto'",
+        description="Measures latency and bandwidth between the ranks and the speed of the "
+        "kernels, and writes the file that exchange='auto' reads. Start it as the training: "
+        "mpirun -np 8 hvd-sign bench-link",
+    )
+    bench_link.add_argument("--out", type=Path, default=link.default_file(), metavar="FILE")
+    bench_link.add_argument(
+        "--seconds", type=float, default=2.0, help="about how long (%(default)s)"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.seconds <= 0:
+        parser.error(f"--seconds: expected a number above zero, got {chosen.seconds:g}")
+    return _bench_link(chosen.out, chosen.seconds)
+
+
+def _bench_link(out: Path, seconds: float) -> int:
+    world = load_mpi().COMM_WORLD
+    if world.Get_size() == 1:
+        print("hvd-sign bench-link: one rank has no link; start it with mpirun", file=sys.stderr)
+        return 2
+    transport = runtime().transport(world.Dup())
+    model = link.measure(transport, seconds=seconds)
+    transport.close(release=True)
+    if world.Get_rank() == 0:
+        link.save(model, out)
+        print(f"latency    {1e6 * model.latency:10.1f} us a message")
+        print(f"bandwidth  {model.bandwidth / 1e6:10.1f} MB/s a rank")
+        print(f"pack       {model.pack / 1e9:10.2f} billion coordinates/s")
+        print(f"tally      {model.tally / 1e9:10.2f} GB of ballots/s")
+        print(f"apply      {model.apply / 1e9:10.2f} billion coordinates/s")
+        print(f"written to {out}")
+    shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
