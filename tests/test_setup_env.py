@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.setup_env import __main__ as entry
-from scripts.setup_env import horovod, machine, mpi, steps
+from scripts.setup_env import cuda, horovod, machine, mpi, steps
 from scripts.setup_env.errors import SetupError
 from scripts.setup_env.mpi import Mpi
 from scripts.setup_env.progress import Progress
@@ -284,6 +285,33 @@ def test_build_environment_has_both_controllers_and_no_strangers(tmp_path):
     assert made["MAKEFLAGS"] == f"-j{machine.cores()}"
     assert made["MPI_HOME"] == "/opt/mpi"
     assert made["PATH"] == "/bin"
+
+
+def toolkit(prefix: Path) -> Path:
+    for part in ("include/cuda_runtime.h", "lib64/libcudart.so"):
+        (prefix / part).parent.mkdir(parents=True)
+        (prefix / part).write_text("")
+    return program(prefix / "bin" / "nvcc", "echo nvcc")
+
+
+def test_a_whole_cuda_toolkit_is_used_and_counts(tmp_path):
+    nvcc = toolkit(tmp_path / "cuda")
+    env = {"PATH": f"{nvcc.parent}:/bin"}
+    assert cuda.toolkit(env) == str(nvcc)
+    assert inputs(env=env).key() != inputs().key()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").symlink_to(nvcc)
+    assert cuda.toolkit({"PATH": str(tmp_path / "bin")}) == str(tmp_path / "bin" / "nvcc")
+
+
+def test_an_nvcc_without_its_toolkit_is_hidden(tmp_path):
+    nvcc = program(tmp_path / "bin" / "nvcc", "echo nvcc")
+    other = program(tmp_path / "bin" / "other", "echo other")
+    assert cuda.toolkit({"PATH": str(nvcc.parent)}) == ""
+    path = cuda.path_without_nvcc(f"/nowhere:{nvcc.parent}:/bin", tmp_path)
+    assert shutil.which("nvcc", path=path) is None
+    assert os.path.realpath(shutil.which("other", path=path) or "") == str(other)
+    assert path.split(":")[::2] == ["/nowhere", "/bin"]
 
 
 def test_cache_follows_xdg(tmp_path):

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scripts.setup_env import machine
+from scripts.setup_env import cuda, machine
 from scripts.setup_env.errors import SetupError
 from scripts.setup_env.mpi import Mpi
 from scripts.setup_env.progress import Progress
@@ -51,6 +51,7 @@ class Inputs:
     mpi: str
     python: str
     compiler: str
+    cuda: str
     machine: str
     libc: str
     recipe: str
@@ -82,6 +83,7 @@ def inputs(
         mpi=f"{library} in {place}",
         python=f"{platform.python_version()} {sys.implementation.cache_tag}",
         compiler=compiler,
+        cuda=cuda.toolkit(env),
         machine=platform.machine(),
         libc=" ".join(platform.libc_ver()),
         recipe=digest(TOOLCHAIN),
@@ -161,6 +163,8 @@ def build(
     try:
         toolchain = workshop / "toolchain.cmake"
         toolchain.write_text(TOOLCHAIN)
+        if not made_from.cuda:
+            env = {**env, "PATH": cuda.path_without_nvcc(env["PATH"], workshop)}
         wheel = [python, "-m", "pip", "wheel", "-v", "--no-cache-dir", "--no-build-isolation"]
         progress.run(
             "building Horovod",
@@ -169,6 +173,8 @@ def build(
             telling=r"^\s*\[ *\d+%\]",  # CMake's own progress, between the compiler's warnings
         )
         (workshop / "made_from.json").write_text(json.dumps(asdict(made_from), indent=1))
+        for links in workshop.glob("path*"):
+            shutil.rmtree(links)
         if kept(keep) is None:  # else another set-up has built the same meanwhile
             shutil.rmtree(keep, ignore_errors=True)
             workshop.rename(keep)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from scripts.setup_env import horovod, machine
+from scripts.setup_env import cuda, horovod, machine
 from scripts.setup_env import mpi as mpis
 from scripts.setup_env.errors import SetupError
 from scripts.setup_env.mpi import Mpi
@@ -88,7 +88,7 @@ class Setup:
         mpi = digest(venv, self.compiler, ROOT / "constraints.txt", *scripts)
         frameworks = digest(mpi, self.torch, self.tensorflow)
         choices = sorted(pair for pair in self.env.items() if horovod.CHOICES.match(pair[0]))
-        built = digest(frameworks, choices)
+        built = digest(frameworks, choices, cuda.toolkit(self.env))
         tools = digest(built, ROOT / "setup.py", ROOT / "pyproject.toml")
         bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
         native = [PACKAGE / "_version.py", *sorted((PACKAGE / "native").rglob("*"))]
