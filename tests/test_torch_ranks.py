@@ -19,5 +19,9 @@ def test_torch_seven_ranks(inner):
     inner(7, "ranks_torch_mixed.py", "ranks_torch_process_sets.py", limit=400)
 
 
+def test_torch_uneven(inner):
+    inner(3, "ranks_uneven.py")
+
+
 def test_torch_under_horovodrun(inner):
     inner(2, "ranks_torch_mixed.py", "ranks_torch_state.py", launcher=launch.horovodrun)

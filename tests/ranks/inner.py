@@ -21,8 +21,10 @@ def main() -> int:
         console = os.open(Path(folder) / f"console.{rank}", os.O_WRONLY | os.O_CREAT, 0o644)
         os.dup2(console, 1)
         os.dup2(console, 2)
-    options = ["-q", "-p", "no:cacheprovider", "--capture=sys", "--tb=short", "--color=no", "-rN"]
-    return int(pytest.main([*options, *arguments], plugins=[Agreement(Path(folder))]))
+    options = ["-q", "-rN", "-p", "no:cacheprovider", "--capture=sys", "--tb=short", "--color=no"]
+    return int(
+        pytest.main([*options, "--maxfail=20", *arguments], plugins=[Agreement(Path(folder))])
+    )
 
 
 if __name__ == "__main__":
