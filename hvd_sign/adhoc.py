@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,8 @@ from hvd_sign.options import VoteOptions
 from hvd_sign.order import News, make_order
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.votes import VoteRule
+
+logger = logging.getLogger("hvd_sign")
 
 UNNAMED = "vote.noname."
 KEPT_BOXES = 16
@@ -116,6 +119,7 @@ class AdHocStream(Stream):
             call.task = Task(name, self._run(name, call, coins), finished)
             self._asked[name] = call
             self._news.append((self.transport.rank, name, call.claim()))
+        logger.debug("stream %d: %s asked for", self.number, name)
         self.engine.wake()
         return call.task.handle
 
@@ -171,6 +175,7 @@ class AdHocStream(Stream):
 
     def _start(self, name: str, error: str | None) -> None:
         call = self._asked[name]
+        logger.debug("stream %d: %s %s", self.number, name, error or "begins")
         if error is not None:
             self._forget(name)
             call.task.handle.finish(ValueError(error))

@@ -7,6 +7,7 @@ one another whatever order ranks submit them in. It sleeps when nothing is under
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from typing import Protocol
 from hvd_sign.stall import StallCheck
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
+
+logger = logging.getLogger("hvd_sign")
 
 SHORTEST_NAP = 20e-6
 LONGEST_NAP = 400e-6
@@ -130,6 +133,7 @@ class Stream:
             RuntimeError: an earlier vote of this stream failed, or the stream is closed.
         """
         task = Task(name, steps, finished, patient=patient)
+        logger.debug("stream %d: %s asked for", self.number, name)
         with self.engine.lock:
             self.check_usable()
             self._queue.append(task)
@@ -159,6 +163,7 @@ class Stream:
                 return True
             if task.handle.done():
                 self._queue.remove(task)
+                logger.debug("stream %d: %s ended", self.number, task.name)
                 self.stalls.forget(task.name)
         return moved
 

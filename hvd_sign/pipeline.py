@@ -18,6 +18,7 @@ from hvd_sign.algorithms import Algorithm, Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import get_exchange
+from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions, choose
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -182,6 +183,7 @@ class PipelinedBox(BallotBox):
             tie_key=self.tie_key,
             joined=joined,
             keep=not all(taken),
+            trace=observers.timeline is not None,
         )
         self._pipeline.submit(vote)
         yield vote
@@ -189,6 +191,11 @@ class PipelinedBox(BallotBox):
             raise RuntimeError(vote.error)
         self.verdict_flags = vote.flags
         recorder.add(votes=1, **vote.totals())
+        if observers.timeline is not None:
+            for what, chunk, begin, end in vote.spans():
+                observers.timeline.span(
+                    what, self.stream, begin, end, step=step, bucket=self.bucket.index, chunk=chunk
+                )
         if obey and not all(taken):
             with recorder.timed("apply_seconds"):
                 rows = zip(voters, self.slots, self.scales(), taken, strict=True)

@@ -19,6 +19,7 @@ from zlib import crc32
 from hvd_sign import link
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
+from hvd_sign.observe import observers
 from hvd_sign.pipeline import Pipeline, load_engine
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
@@ -115,6 +116,8 @@ class Runtime:
         return transport
 
     def _keep(self, stream: Stream) -> Stream:
+        mpi = sys.modules.get("mpi4py.MPI")
+        observers.open(mpi.COMM_WORLD.Get_rank() if mpi else stream.transport.rank)
         with self._lock:
             self._streams.append(stream)
         return stream
@@ -130,6 +133,7 @@ class Runtime:
         for stream in self._streams:
             stream.close(CLOSED, release=drained)
         self._streams.clear()
+        observers.flush()
 
 
 class World:

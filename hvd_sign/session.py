@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -15,8 +16,9 @@ from hvd_sign.buckets import TensorSpec, plan_buckets
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.exchanges import AUTO
 from hvd_sign.link import measure
+from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
-from hvd_sign.stats import recorder
+from hvd_sign.stats import recorder, vote_stats
 from hvd_sign.votes import VoteRule
 
 BUCKET_BYTES = 25 * 2**20
@@ -71,6 +73,7 @@ class VoteSession:
         self._handles: list[Handle] = []
         self._launched: list[list[Voter]] = []
         self._step = 0
+        self._sums = vote_stats().asdict()
         self._lock = threading.Lock()
         self._reset()
 
@@ -100,6 +103,7 @@ class VoteSession:
         with self._lock:
             while len(self._handles) < len(self._boxes):
                 self._launch(missing)
+        begin = time.monotonic()
         try:
             for handle in self._handles:
                 handle.wait()
@@ -111,8 +115,27 @@ class VoteSession:
                     box.obey(voters)
             return True
         finally:
+            self._watch(begin)
             self._step += 1
             self._reset()
+
+    def _watch(self, begin: float) -> None:
+        # Tells the observers of the step that has ended; it was waited for since `begin`.
+        if observers.timeline is not None:
+            observers.timeline.span(
+                "exposed wait", self.stream.number, begin, time.monotonic(), step=self._step
+            )
+        if observers.record is not None:
+            sums = vote_stats().asdict()
+            spent = {name: value - self._sums[name] for name, value in sums.items()}
+            self._sums = sums
+            observers.record.step(
+                stream=self.stream.number,
+                step=self._step,
+                buckets=len(self._boxes),
+                exchanges=[box.options.exchange for box in self._boxes],
+                **spent,
+            )
 
     def _launch(self, missing: Callable[[int], Voter] | None) -> None:
         box = self._boxes[len(self._handles)]

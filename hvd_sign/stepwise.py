@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import get_exchange
+from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -57,15 +59,26 @@ class StepwiseBox(BallotBox):
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
     ) -> Iterator[Pending]:
         """One vote: cast, exchange, obey."""
-        with recorder.timed("pack_seconds"):
+        with recorder.timed("pack_seconds"), self._span("pack", step):
             self._cast(step, voters, joined)
         for pending in self.exchange.run(self):
             start = time.perf_counter()
-            yield pending
+            with self._span("exchange", step):
+                yield pending
             recorder.add(exchange_seconds=time.perf_counter() - start)
         recorder.add(votes=1)
         if obey:
-            self.obey(voters)
+            with self._span("apply", step):
+                self.obey(voters)
+
+    @contextmanager
+    def _span(self, what: str, step: int) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        if observers.timeline is not None:
+            observers.timeline.span(
+                what, self.stream, begin, time.monotonic(), step=step, bucket=self.bucket.index
+            )
 
     def _cast(self, step: int, voters: Sequence[Voter], joined: bool) -> None:
         self._step = step
@@ -91,7 +104,7 @@ class StepwiseBox(BallotBox):
 
     def tally(self, shard: int) -> None:
         """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
-        with recorder.timed("tally_seconds"):
+        with recorder.timed("tally_seconds"), self._span("tally", self._step):
             flags, counters = self._check(self.received, kernels.BALLOT, shard)
             seen = self.rule.tally(self, shard)
             self.verdict_flags = _combine(flags)

@@ -77,7 +77,7 @@ Feed make_feed(nb::handle item, size_t count) {
 }
 
 PyVote make_vote(nb::object plan, nb::list feeds, uint64_t step, uint64_t zero_key,
-                 uint64_t tie_key, bool joined, bool keep) {
+                 uint64_t tie_key, bool joined, bool keep, bool trace) {
   auto vote = std::make_shared<Vote>();
   vote->plan = nb::cast<PyPlan&>(plan).plan;
   for (size_t t = 0; t < feeds.size(); ++t) {
@@ -88,6 +88,7 @@ PyVote make_vote(nb::object plan, nb::list feeds, uint64_t step, uint64_t zero_k
   vote->tie_key = tie_key;
   vote->joined = joined;
   vote->keep = keep;
+  vote->trace = trace;
   return {std::move(vote), std::move(plan), std::move(feeds)};
 }
 
@@ -102,6 +103,14 @@ nb::dict totals(const PyVote& self) {
   sums["ties"] = t.ties;
   sums["nonfinite_chunks"] = t.nonfinite_chunks;
   return sums;
+}
+
+std::vector<std::tuple<std::string, uint32_t, double, double>> spans(const PyVote& self) {
+  std::vector<std::tuple<std::string, uint32_t, double, double>> all;
+  for (const Span& span : self.vote->spans) {
+    all.emplace_back(span.what, span.chunk, span.begin, span.end);
+  }
+  return all;
 }
 
 }  // namespace
@@ -127,9 +136,10 @@ NB_MODULE(_engine, m) {
                    [](const PyVote& self) {
                      return (self.vote->any_flags & kNonfinite) | self.vote->all_flags;
                    })
-      .def("totals", &totals);
+      .def("totals", &totals)
+      .def("spans", &spans);
   m.def("vote", &make_vote, nb::kw_only(), "plan"_a, "feeds"_a, "step"_a, "zero_key"_a, "tie_key"_a,
-        "joined"_a, "keep"_a);
+        "joined"_a, "keep"_a, "trace"_a);
 
   nb::class_<Stream>(m, "Stream");
   nb::class_<Engine>(m, "Engine")

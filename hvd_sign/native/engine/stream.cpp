@@ -8,15 +8,30 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Adds the time of a scope to a sum.
+double seconds(Clock::time_point time) {
+  return std::chrono::duration<double>(time.time_since_epoch()).count();
+}
+
+void trace(Vote& vote, const char* what, uint32_t chunk, Clock::time_point begin) {
+  if (vote.trace) vote.spans.push_back({what, chunk, seconds(begin), seconds(Clock::now())});
+}
+
+// Adds the time of a scope to a sum, and to the timeline.
 class Timed {
  public:
-  explicit Timed(double& sum) : sum_(sum), start_(Clock::now()) {}
-  ~Timed() { sum_ += std::chrono::duration<double>(Clock::now() - start_).count(); }
+  Timed(Vote& vote, double& sum, const char* what, uint32_t chunk)
+      : vote_(vote), sum_(sum), what_(what), chunk_(chunk), start_(Clock::now()) {}
+  ~Timed() {
+    sum_ += std::chrono::duration<double>(Clock::now() - start_).count();
+    trace(vote_, what_, chunk_, start_);
+  }
 
  private:
+  Vote& vote_;
   double& sum_;
-  Clock::time_point start_;
+  const char* const what_;
+  const uint32_t chunk_;
+  const Clock::time_point start_;
 };
 
 void must_succeed(int code, const char* call) {
@@ -92,7 +107,7 @@ bool Stream::launch_next() {
     const size_t voters = plan.settings.voters;
     pack_chunk(*vote, chunk, slot, number);
     vote->launched += 1;
-    Travelling at{vote, &chunk, &slot, number, MPI_REQUEST_NULL};
+    Travelling at{vote, &chunk, &slot, number, MPI_REQUEST_NULL, Clock::now()};
     if (plan.settings.sharded) {
       must_succeed(MPI_Ialltoall(slot.ballots.data(), int(message), MPI_BYTE, slot.received.data(),
                                  int(message), MPI_BYTE, ballots_, &at.request),
@@ -111,7 +126,7 @@ bool Stream::launch_next() {
 
 void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& slot,
                         uint32_t number) {
-  const Timed timed(vote.totals.pack_seconds);
+  const Timed timed(vote, vote.totals.pack_seconds, "pack", number);
   Plan& plan = *vote.plan;
   const Geometry& geometry = chunk.geometry;
   uint64_t nonfinite = 0, finite = 0;
@@ -162,6 +177,7 @@ bool Stream::tally_next() {
   if (cast_.empty() || !has_ended(cast_.front().request)) return false;
   Travelling at = std::move(cast_.front());
   cast_.pop_front();
+  trace(*at.vote, "ballots", at.number, at.begun);
   tally_chunk(at);
   if (at.vote->plan->settings.sharded) {
     const size_t message = at.chunk->geometry.message_bytes;
@@ -169,6 +185,7 @@ bool Stream::tally_next() {
         MPI_Iallgather(at.slot->verdict.data(), int(message), MPI_BYTE, at.slot->verdicts.data(),
                        int(message), MPI_BYTE, verdicts_, &at.request),
         "MPI_Iallgather");
+    at.begun = Clock::now();
     at.vote->totals.payload_bytes += message * (at.vote->plan->settings.voters - 1);
   } else {
     at.slot->verdicts.swap(at.slot->verdict);
@@ -179,7 +196,7 @@ bool Stream::tally_next() {
 
 void Stream::tally_chunk(Travelling& at) {
   Vote& vote = *at.vote;
-  const Timed timed(vote.totals.tally_seconds);
+  const Timed timed(vote, vote.totals.tally_seconds, "tally", at.number);
   const Plan& plan = *vote.plan;
   const Geometry& geometry = at.chunk->geometry;
   const size_t shard = plan.settings.sharded ? plan.settings.rank : 0;
@@ -217,6 +234,7 @@ bool Stream::finish_next(std::vector<std::shared_ptr<Vote>>& ended) {
   if (next.vote->plan->settings.sharded && !has_ended(next.request)) return false;
   Travelling at = std::move(next);
   decided_.pop_front();
+  if (at.vote->plan->settings.sharded) trace(*at.vote, "verdict", at.number, at.begun);
   apply_chunk(at);
   at.slot->busy = false;
   Vote& vote = *at.vote;
@@ -232,7 +250,7 @@ bool Stream::finish_next(std::vector<std::shared_ptr<Vote>>& ended) {
 
 void Stream::apply_chunk(Travelling& at) {
   Vote& vote = *at.vote;
-  const Timed timed(vote.totals.apply_seconds);
+  const Timed timed(vote, vote.totals.apply_seconds, "apply", at.number);
   Plan& plan = *vote.plan;
   const Geometry& geometry = at.chunk->geometry;
   uint8_t* verdicts = at.slot->verdicts.data();

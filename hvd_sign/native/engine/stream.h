@@ -31,6 +31,13 @@ struct Totals {
   uint64_t payload_bytes = 0, ties = 0, nonfinite_chunks = 0;
 };
 
+// Something that was done with a chunk, for the timeline; seconds of the steady clock.
+struct Span {
+  const char* what;
+  uint32_t chunk;
+  double begin, end;
+};
+
 // A vote on one bucket.
 struct Vote {
   std::shared_ptr<Plan> plan;
@@ -43,6 +50,8 @@ struct Vote {
   unsigned any_flags = 0, all_flags = kAbstained | kJoined;
   std::chrono::steady_clock::time_point begun;
   Totals totals;
+  bool trace = false;
+  std::vector<Span> spans;  // if traced
   std::string error;
   std::atomic<bool> done{false};
 };
@@ -69,6 +78,7 @@ class Stream {
     PipelineSlot* slot;
     uint32_t number;
     MPI_Request request;
+    std::chrono::steady_clock::time_point begun;  // of what is under way
   };
 
   bool launch_next();

@@ -1,0 +1,61 @@
+"""Timeline, step record and debug lines, as two ranks leave them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import launch
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not (launch.has("torch") and launch.has("horovod")), reason="needs PyTorch and Horovod"
+)
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_everything_is_watched(program, tmp_path, engine):
+    extra = {
+        "HVD_SIGN_ENGINE": engine,
+        "HVD_SIGN_TIMELINE": str(tmp_path / "timeline.json"),
+        "HVD_SIGN_RECORD": str(tmp_path / "steps.jsonl"),
+        "HVD_SIGN_DEBUG": "1",
+    }
+    outcome = program("observed", launch.mpirun(2), extra=extra)
+
+    for rank, name in enumerate(("timeline.json", "timeline.1.json")):
+        text = (tmp_path / name).read_text()
+        events = json.loads(text.rstrip().rstrip(",") + "]")
+        assert {event["pid"] for event in events} == {rank}
+        spans = [event for event in events if event["ph"] == "X"]
+        assert {"pack", "tally", "apply", "exposed wait"} < {span["name"] for span in spans}
+        assert len([span for span in spans if span["name"] == "exposed wait"]) == 3
+        assert all(0 <= span["dur"] < 60e6 for span in spans)
+        packed = [span for span in spans if span["name"] == "pack"]
+        # Three steps of two buckets, and one ad-hoc vote; the order of a stream is kept.
+        assert len({(s["tid"], s["args"]["step"], s["args"]["bucket"]) for s in packed}) == 7
+        begins = [span["ts"] for span in packed]
+        assert begins == sorted(begins)
+
+    for rank, name in enumerate(("steps.jsonl", "steps.1.jsonl")):
+        lines = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 1, 2]
+        for line in lines:
+            assert line["rank"] == rank
+            assert line["buckets"] == 2
+            assert line["votes"] == 2
+            assert line["exchanges"] == ["sharded", "sharded"]
+            # Half of 300,010 signs twice, and little else.
+            assert 37_500 < line["payload_bytes"] < 39_500
+            assert line["wait_seconds"] > 0
+
+    for rank in (0, 1):
+        assert re.search(rf"\[hvd_sign {rank}\] \d+ ms: stream 0: single asked for", outcome.output)
+        assert re.search(
+            rf"\[hvd_sign {rank}\] \d+ ms: stream \d: step 2: .* ended", outcome.output
+        )
+
+
+def test_a_file_that_cannot_be_written_is_refused(program):
+    with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_TIMELINE: expected a file that can"):
+        program("observed", launch.mpirun(2), extra={"HVD_SIGN_TIMELINE": "/nowhere/file.json"})
