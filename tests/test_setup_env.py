@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -244,6 +243,7 @@ def test_strangers_packages_are_kept_out(tmp_path):
 def inputs(**changed: object) -> horovod.Inputs:
     made = {
         "torch": "2.13.0",
+        "torch_cuda": "",
         "tensorflow": "2.15.1",
         "library": "Open MPI v4.1.4",
         "mpi": CLUSTER,
@@ -263,6 +263,7 @@ def inputs(**changed: object) -> horovod.Inputs:
         {"mpi": Mpi("path", "/opt/other/bin/mpirun", "")},
         {"mpi": Mpi("wheel", "/a/.venv/bin/mpirun", "")},
         {"compiler": "g++ 13"},
+        {"torch_cuda": "13.0"},
         {"env": {"HOROVOD_GPU_OPERATIONS": "NCCL"}},
     ],
 )
@@ -276,42 +277,73 @@ def test_wheel_is_shared_by_clones_and_by_users_run_time_settings():
     assert inputs(env={"HOROVOD_CYCLE_TIME": "1", "HOME": "/x"}).key() == inputs().key()
 
 
-def test_build_environment_has_both_controllers_and_no_strangers(tmp_path):
+def test_build_environment_has_both_controllers_and_no_strangers():
     outer = {"MAKEFLAGS": "-j --jobserver-auth=3,4", "HOROVOD_WITHOUT_GLOO": "1", "PATH": "/bin"}
-    made = horovod.build_environment(outer, CLUSTER, False, tmp_path / "toolchain.cmake")
+    made = horovod.build_environment(outer, CLUSTER, inputs(tensorflow=""))
     assert made["HOROVOD_WITH_MPI"] == made["HOROVOD_WITH_GLOO"] == "1"
     assert "HOROVOD_WITHOUT_GLOO" not in made
     assert made["HOROVOD_WITHOUT_TENSORFLOW"] == "1"
-    assert made["MAKEFLAGS"] == f"-j{machine.cores()}"
+    assert made["MAKEFLAGS"] == f"-j{machine.jobs()}"
     assert made["MPI_HOME"] == "/opt/mpi"
     assert made["PATH"] == "/bin"
 
 
-def toolkit(prefix: Path) -> Path:
+def test_compilers_are_bounded_by_cores_and_by_memory(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    kilobytes = {"text": "MemAvailable:   17000000 kB"}
+    monkeypatch.setattr(Path, "read_text", lambda path: kilobytes["text"])
+    assert machine.jobs() == 8
+    kilobytes["text"] = "MemAvailable:   1000000 kB"
+    assert machine.jobs() == 1
+    kilobytes["text"] = "MemAvailable: 900000000 kB"
+    assert machine.jobs() == 64
+
+
+def toolkit(prefix: Path, release: str = "13.0") -> Path:
     for part in ("include/cuda_runtime.h", "lib64/libcudart.so"):
         (prefix / part).parent.mkdir(parents=True)
         (prefix / part).write_text("")
-    return program(prefix / "bin" / "nvcc", "echo nvcc")
+    program(
+        prefix / "bin" / "nvcc", f"echo 'Cuda compilation tools, release {release}, V{release}'"
+    )
+    return prefix
 
 
-def test_a_whole_cuda_toolkit_is_used_and_counts(tmp_path):
-    nvcc = toolkit(tmp_path / "cuda")
-    env = {"PATH": f"{nvcc.parent}:/bin"}
-    assert cuda.toolkit(env) == str(nvcc)
-    assert inputs(env=env).key() != inputs().key()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "nvcc").symlink_to(nvcc)
-    assert cuda.toolkit({"PATH": str(tmp_path / "bin")}) == str(tmp_path / "bin" / "nvcc")
+def test_a_whole_toolkit_is_found_where_it_lies(tmp_path):
+    whole = toolkit(tmp_path / "cuda")
+    nothing = str(tmp_path / "nothing")
+    on_path = {"PATH": f"{whole}/bin"}
+    assert cuda.toolkit("13.0", {"CUDA_HOME": str(whole)}, nothing) == str(whole)
+    assert cuda.toolkit("13.0", on_path, nothing) == str(whole)
+    assert cuda.toolkit("13.0", {"PATH": "/nowhere"}, str(whole)) == str(whole)
+    assert cuda.toolkit("13.0", {"PATH": "/nowhere"}, nothing) == ""
+    link = tmp_path / "bin" / "nvcc"
+    link.parent.mkdir()
+    link.symlink_to(whole / "bin" / "nvcc")
+    assert cuda.toolkit("13.0", {"PATH": str(link.parent)}, nothing) == str(whole)
 
 
-def test_an_nvcc_without_its_toolkit_is_hidden(tmp_path):
-    nvcc = program(tmp_path / "bin" / "nvcc", "echo nvcc")
-    other = program(tmp_path / "bin" / "other", "echo other")
-    assert cuda.toolkit({"PATH": str(nvcc.parent)}) == ""
-    path = cuda.path_without_nvcc(f"/nowhere:{nvcc.parent}:/bin", tmp_path)
-    assert shutil.which("nvcc", path=path) is None
-    assert os.path.realpath(shutil.which("other", path=path) or "") == str(other)
-    assert path.split(":")[::2] == ["/nowhere", "/bin"]
+def test_a_toolkit_that_does_not_fit_is_not_shown_to_horovod(tmp_path):
+    whole = str(toolkit(tmp_path / "cuda", "12.4"))
+    assert cuda.toolkit("13.0", {"CUDA_HOME": whole}, "/nothing") == ""  # of another version
+    assert cuda.toolkit("", {"CUDA_HOME": whole}, "/nothing") == ""  # PyTorch has no CUDA
+    assert cuda.toolkit("12.1", {"CUDA_HOME": whole}, "/nothing") == whole
+    (tmp_path / "cuda" / "lib64" / "libcudart.so").unlink()
+    assert cuda.toolkit("12.1", {"CUDA_HOME": whole}, "/nothing") == ""  # not whole
+
+
+def test_horovod_sees_a_toolkit_or_no_cuda_at_all(monkeypatch):
+    def built(torch_cuda: str, found: str) -> dict[str, str]:
+        monkeypatch.setattr(cuda, "toolkit", lambda *_: found)
+        made = horovod.build_environment({}, CLUSTER, inputs(torch_cuda=torch_cuda))
+        assert Path(made["CMAKE_TOOLCHAIN_FILE"]).exists()
+        return made
+
+    assert built("", "")["CMAKE_TOOLCHAIN_FILE"].endswith("/horovod.cmake")
+    assert built("13.0", "")["CMAKE_TOOLCHAIN_FILE"].endswith("/horovod_without_cuda.cmake")
+    assert "CUDA_HOME" not in built("13.0", "")
+    assert built("13.0", "/opt/cuda")["CMAKE_TOOLCHAIN_FILE"].endswith("/horovod.cmake")
+    assert built("13.0", "/opt/cuda")["CUDAToolkit_ROOT"] == "/opt/cuda"
 
 
 def test_cache_follows_xdg(tmp_path):

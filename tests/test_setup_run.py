@@ -134,18 +134,27 @@ def test_one_set_up_at_a_time(tmp_path):
             "OSError: [Errno 28] No space left on device",
             r"^installing X failed because the disk is full: free some space",
         ),
+        (
+            "g++: fatal error: Killed signal terminated program cc1plus",
+            r"^installing X failed because memory ran out: .*taskset -c 0 make test",
+        ),
         ("error: something else", r"^installing X failed: see the lines above, .* in /x\.log$"),
     ],
 )
 def test_failures_are_explained(output, sentence):
-    assert re.search(sentence, str(errors.explain("installing X", output, "/x.log")))
+    assert re.search(sentence, str(errors.explain("installing X", 1, output, "/x.log")))
 
 
 def test_only_an_unknown_failure_shows_its_output():
-    shown = errors.explain("x", "\n".join(f"line {i}" for i in range(50)), "/x.log").detail
+    shown = errors.explain("x", 1, "\n".join(f"line {i}" for i in range(50)), "/x.log").detail
     assert shown.splitlines()[-1] == "line 49"
     assert len(shown.splitlines()) == 20
-    assert errors.explain("x", "Network is unreachable", "/x.log").detail == ""
+    assert errors.explain("x", 1, "Network is unreachable", "/x.log").detail == ""
+
+
+def test_a_program_that_was_ended_from_outside(progress):
+    with pytest.raises(SetupError, match=r"^working was ended by SIGTERM: run it again$"):
+        progress.run("working", ["sh", "-c", "kill $$"])
 
 
 def test_output_is_kept_and_a_long_program_is_seen_to_live(progress, capsys):

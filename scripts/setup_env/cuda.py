@@ -1,50 +1,54 @@
 """CUDA, where PyTorch was built for it.
 
-Horovod builds its CUDA part as soon as there is an nvcc on PATH, and fails if the headers or the
-runtime library are missing. So an nvcc without its toolkit is kept out of its sight; the votes need
-no CUDA of Horovod's.
+With such a PyTorch, Horovod builds its CUDA part as soon as it sees some nvcc, and fails where the
+rest of the toolkit is missing, is of another version than PyTorch's, or is not where nvcc lies. So
+it is either shown a whole toolkit, or told that PyTorch has no CUDA; the votes themselves need none
+of Horovod's.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-NVCC = "nvcc"
-HEADERS = ("include/cuda_runtime.h", "targets/*/include/cuda_runtime.h")
-RUNTIMES = ("lib*/libcudart.so", "lib/*/libcudart.so", "targets/*/lib/libcudart.so")
+from scripts.setup_env import machine
+
+USUAL = "/usr/local/cuda"
+PARTS = (
+    ("bin/nvcc",),
+    ("include/cuda_runtime.h", "targets/*/include/cuda_runtime.h"),
+    ("lib*/libcudart.so", "lib/*/libcudart.so", "targets/*/lib/libcudart.so"),
+)
 
 
-def toolkit(env: Mapping[str, str]) -> str:
-    """Returns the nvcc on PATH if the rest of its toolkit is there; else nothing."""
-    found = shutil.which(NVCC, path=env.get("PATH"))
-    if found is None:
-        return ""
-    for nvcc in (Path(found), Path(os.path.realpath(found))):
-        prefix = nvcc.parent.parent
-        parts = (HEADERS, RUNTIMES)
-        if all(any(next(prefix.glob(shape), None) for shape in part) for part in parts):
-            return found
-    return ""
+def toolkits(env: Mapping[str, str], usual: str = USUAL) -> list[str]:
+    """Returns the folders of whole CUDA toolkits: named, found by their nvcc, and the usual one."""
+    named = [env[name] for name in ("CUDA_HOME", "CUDA_PATH") if env.get(name)]
+    nvcc = shutil.which("nvcc", path=env.get("PATH"))
+    found = [
+        str(Path(path).parent.parent) for path in (nvcc, nvcc and os.path.realpath(nvcc)) if path
+    ]
+    return [
+        folder
+        for folder in dict.fromkeys([*named, *found, usual])
+        if all(any(next(Path(folder).glob(shape), None) for shape in part) for part in PARTS)
+    ]
 
 
-def path_without_nvcc(path: str, workshop: Path) -> str:
-    """Returns a search path that finds all that ``path`` finds, except nvcc.
+def toolkit(torch_cuda: str, env: Mapping[str, str], usual: str = USUAL) -> str:
+    """Returns the folder of the toolkit to build Horovod's CUDA part with; empty: build none.
 
     Args:
-        path: folders, as in PATH.
-        workshop: where to put a folder of links for each folder that holds an nvcc.
+        torch_cuda: the CUDA version of PyTorch, as in "13.0"; empty if it has none.
+        env: environment variables.
+        usual: where toolkits are installed usually.
     """
-    folders = []
-    for number, folder in enumerate(path.split(os.pathsep)):
-        if folder and Path(folder, NVCC).exists():
-            links = workshop / f"path{number}"
-            links.mkdir()
-            for entry in Path(folder).resolve().iterdir():
-                if entry.name != NVCC:
-                    (links / entry.name).symlink_to(entry)
-            folder = str(links)
-        folders.append(folder)
-    return os.pathsep.join(folders)
+    major = torch_cuda.partition(".")[0]
+    for folder in toolkits(env, usual) if major else []:
+        release = re.search(r"release (\d+)\.", machine.output([f"{folder}/bin/nvcc", "--version"]))
+        if release is not None and release[1] == major:
+            return folder
+    return ""

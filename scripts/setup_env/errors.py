@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 NETWORK = re.compile(
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name resolution"
@@ -10,6 +11,7 @@ NETWORK = re.compile(
     r"|ProxyError|SSLError|Failed to establish a new connection|Could not resolve"
 )
 SPACE = re.compile(r"No space left on device|Disk quota exceeded")
+MEMORY = re.compile(r"Killed signal terminated program|virtual memory exhausted|MemoryError")
 MISSING = re.compile(r"No matching distribution found for (\S+)")
 
 
@@ -25,11 +27,12 @@ class SetupError(Exception):
         self.detail = detail
 
 
-def explain(what: str, output: str, log: str) -> SetupError:
+def explain(what: str, status: int, output: str, log: str) -> SetupError:
     """Returns the error for a program that failed.
 
     Args:
         what: it was doing, as in "installing PyTorch".
+        status: its exit status; below zero, the signal that ended it.
         output: of the program, errors included.
         log: the file that holds all of it.
     """
@@ -40,13 +43,20 @@ def explain(what: str, output: str, log: str) -> SetupError:
         )
     if SPACE.search(output):
         return SetupError(f"{what} failed because the disk is full: free some space and run again")
+    if MEMORY.search(output):
+        return SetupError(
+            f"{what} failed because memory ran out: free some, or compile on fewer cores, as in "
+            "`taskset -c 0 make test`"
+        )
     missing = MISSING.search(output)
     if missing:
         return SetupError(
             f"{what} failed because pip's index has no {missing[1]} for this Python and machine: "
             "choose another version (TORCH=...) or another Python (PYTHON=...)"
         )
-    tail = "\n".join(line for line in output.splitlines() if line.strip()).splitlines()[-20:]
+    if status < 0:
+        return SetupError(f"{what} was ended by {signal.Signals(-status).name}: run it again")
+    tail = [line for line in output.splitlines() if line.strip()][-20:]
     return SetupError(
         f"{what} failed: see the lines above, and all of it in {log}", "\n".join(tail)
     )

@@ -25,12 +25,7 @@ from scripts.setup_env.progress import Progress
 from scripts.setup_env.state import digest
 
 VERSION = "0.28.1"
-# Horovod asks for C++14 and drops -std from CXXFLAGS, but PyTorch's headers need C++17; a toolchain
-# file is the one place that CMake takes it from. The library paths are relative, because the wheel
-# is installed in other folders than the one it was built for: torch/lib, and the MPI in lib.
-TOOLCHAIN = """add_compile_options($<$<COMPILE_LANGUAGE:CXX>:-std=c++17>)
-set(CMAKE_BUILD_RPATH "$ORIGIN/../../torch/lib;$ORIGIN/../../../..")
-"""
+CMAKE = Path(__file__).parent / "cmake"
 # A user's own choices, as for NCCL; which frameworks and controllers to build is ours to say.
 CHOICES = re.compile(r"HOROVOD_(GPU|CPU|CUDA|NCCL|ROCM|CCL|ALLOW_MIXED|BUILD|MPICXX|CMAKE)")
 ASKED_FOR = re.compile(r"HOROVOD_(WITH|WITHOUT)_")
@@ -47,6 +42,7 @@ class Inputs:
 
     horovod: str
     torch: str
+    torch_cuda: str
     tensorflow: str
     mpi: str
     python: str
@@ -63,12 +59,19 @@ class Inputs:
 
 
 def inputs(
-    torch: str, tensorflow: str, library: str, mpi: Mpi, compiler: str, env: Mapping[str, str]
+    torch: str,
+    torch_cuda: str,
+    tensorflow: str,
+    library: str,
+    mpi: Mpi,
+    compiler: str,
+    env: Mapping[str, str],
 ) -> Inputs:
     """Gathers what Horovod would be built from.
 
     Args:
         torch: its version.
+        torch_cuda: the version of CUDA that it was built for; empty if for none.
         tensorflow: its version; empty without TensorFlow.
         library: what the MPI calls itself.
         mpi: which; where it is installed counts, except for the wheel's, which moves along.
@@ -79,21 +82,20 @@ def inputs(
     return Inputs(
         horovod=VERSION,
         torch=torch,
+        torch_cuda=torch_cuda,
         tensorflow=tensorflow,
         mpi=f"{library} in {place}",
         python=f"{platform.python_version()} {sys.implementation.cache_tag}",
         compiler=compiler,
-        cuda=cuda.toolkit(env),
+        cuda=cuda.toolkit(torch_cuda, env),
         machine=platform.machine(),
         libc=" ".join(platform.libc_ver()),
-        recipe=digest(TOOLCHAIN),
+        recipe=digest(*sorted(CMAKE.rglob("*.cmake"))),
         choices=tuple(sorted(f"{k}={v}" for k, v in env.items() if CHOICES.match(k))),
     )
 
 
-def build_environment(
-    env: Mapping[str, str], mpi: Mpi, tensorflow: bool, toolchain: Path
-) -> dict[str, str]:
+def build_environment(env: Mapping[str, str], mpi: Mpi, made_from: Inputs) -> dict[str, str]:
     """Returns the environment that Horovod is built in; the user's HOROVOD_GPU_... stay."""
     # make's own variables would tie the build to the jobs of the `make` that started the set-up.
     outer = {
@@ -101,15 +103,20 @@ def build_environment(
         for name, value in env.items()
         if name not in ("MAKEFLAGS", "MFLAGS") and not ASKED_FOR.match(name)
     }
+    blind = made_from.torch_cuda and not made_from.cuda
+    toolchain = "horovod_without_cuda.cmake" if blind else "horovod.cmake"
+    places = ("CUDA_HOME", "CUDAToolkit_ROOT", "HOROVOD_CUDA_HOME") if made_from.cuda else ()
+    tensorflow = "HOROVOD_WITH_TENSORFLOW" if made_from.tensorflow else "HOROVOD_WITHOUT_TENSORFLOW"
     return {
         **outer,
+        **dict.fromkeys(places, made_from.cuda),
         "HOROVOD_WITH_PYTORCH": "1",
-        "HOROVOD_WITH_TENSORFLOW" if tensorflow else "HOROVOD_WITHOUT_TENSORFLOW": "1",
+        tensorflow: "1",
         "HOROVOD_WITHOUT_MXNET": "1",
         "HOROVOD_WITH_MPI": "1",
         "HOROVOD_WITH_GLOO": "1",
-        "MAKEFLAGS": f"-j{machine.cores()}",
-        "CMAKE_TOOLCHAIN_FILE": str(toolchain),
+        "MAKEFLAGS": f"-j{machine.jobs()}",
+        "CMAKE_TOOLCHAIN_FILE": str(CMAKE / toolchain),
         "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # its bundled Gloo declares an older CMake
         "MPI_HOME": mpi.prefix,
     }
@@ -161,20 +168,14 @@ def build(
             "that can be written in XDG_CACHE_HOME"
         ) from None
     try:
-        toolchain = workshop / "toolchain.cmake"
-        toolchain.write_text(TOOLCHAIN)
-        if not made_from.cuda:
-            env = {**env, "PATH": cuda.path_without_nvcc(env["PATH"], workshop)}
         wheel = [python, "-m", "pip", "wheel", "-v", "--no-cache-dir", "--no-build-isolation"]
         progress.run(
             "building Horovod",
             [*wheel, "--no-deps", "-w", str(workshop), f"horovod=={VERSION}"],
-            build_environment(env, mpi, bool(made_from.tensorflow), toolchain),
+            build_environment(env, mpi, made_from),
             telling=r"^\s*\[ *\d+%\]",  # CMake's own progress, between the compiler's warnings
         )
         (workshop / "made_from.json").write_text(json.dumps(asdict(made_from), indent=1))
-        for links in workshop.glob("path*"):
-            shutil.rmtree(links)
         if kept(keep) is None:  # else another set-up has built the same meanwhile
             shutil.rmtree(keep, ignore_errors=True)
             workshop.rename(keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,15 +36,20 @@ def root_installs() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def first_line(argv: Iterable[str]) -> str:
-    """Returns the first line that a program prints; empty if it does not start."""
+def output(argv: Iterable[str]) -> str:
+    """Returns what a short program prints; empty if it does not start or does not end."""
     try:
         done = subprocess.run(
             list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return (done.stdout or done.stderr).strip().partition("\n")[0]
+    return (done.stdout or done.stderr).strip()
+
+
+def first_line(argv: Iterable[str]) -> str:
+    """Returns the first line that a short program prints."""
+    return output(argv).partition("\n")[0]
 
 
 def compiler(env: Mapping[str, str]) -> Compiler:
@@ -155,6 +161,8 @@ def apt_install(progress: Progress, packages: Iterable[str]) -> None:
     progress.run(f"installing {' '.join(wanted)}", install, env)
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def jobs() -> int:
+    """Returns how many compilers to run at once: one a core, and 2 GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0))
+    free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    return max(1, min(cores, int(free[1]) >> 21 if free else cores))

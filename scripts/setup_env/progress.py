@@ -104,7 +104,7 @@ class Progress:
         reader.join(timeout=5)
         output = "".join(lines)
         if process.returncode:
-            raise explain(what, output, str(self.log))
+            raise explain(what, process.returncode, output, str(self.log))
         return output
 
     def _watch(

@@ -25,16 +25,16 @@ from scripts.setup_env.state import State, digest, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "hvd_sign"
+SCRIPTS = Path(__file__).parent
 TORCH = "torch"
 BUILD_TOOLS = ("setuptools", "wheel", "packaging", "cmake", "ninja", "nanobind")
 HOROVOD_NEEDS = ("numpy", "cloudpickle", "psutil", "pyyaml", "cffi")
 STEPS = ("venv", "mpi", "frameworks", "horovod", "tools", "kernels", "packages")
 MPI4PY_FROM_SOURCE = ("--no-binary=mpi4py", "--force-reinstall", "--no-cache-dir", "mpi4py")
 VERSIONS = (
-    "import importlib.metadata as m, sys\n"
-    "for n in sys.argv[1:]:\n"
-    "    try: print(m.version(n))\n"
-    "    except m.PackageNotFoundError: print()\n"
+    "import importlib.metadata as m, sys, torch\n"
+    "print(m.version('torch'), torch.version.cuda or '', sep='\\n')\n"
+    "print(sys.argv[1] and m.version(sys.argv[1]))"
 )
 
 
@@ -84,11 +84,11 @@ class Setup:
     def keys(self) -> dict[str, str]:
         """Returns what each step depends on, as short keys; a step depends on those before."""
         venv = digest("venv", sys.version, sys.base_prefix, self.mpi.identity)
-        scripts = sorted(Path(__file__).parent.glob("*.py"))
+        scripts = [path for path in sorted(SCRIPTS.rglob("*.*")) if "__pycache__" not in path.parts]
         mpi = digest(venv, self.compiler, ROOT / "constraints.txt", *scripts)
         frameworks = digest(mpi, self.torch, self.tensorflow)
         choices = sorted(pair for pair in self.env.items() if horovod.CHOICES.match(pair[0]))
-        built = digest(frameworks, choices, cuda.toolkit(self.env))
+        built = digest(frameworks, choices, cuda.toolkits(self.env))
         tools = digest(built, ROOT / "setup.py", ROOT / "pyproject.toml")
         bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
         native = [PACKAGE / "_version.py", *sorted((PACKAGE / "native").rglob("*"))]
@@ -188,10 +188,10 @@ class Setup:
             self._pip(progress, "installing the frameworks", *needs)
 
     def _horovod(self, progress: Progress) -> None:
-        torch, tensorflow, *_ = self._versions("torch", self.tensorflow or "tensorflow")
+        torch, torch_cuda, tensorflow = self._versions()
         library = self.state.notes["library"]
         made_from = horovod.inputs(
-            torch, tensorflow, library, self.mpi, self.compiler.version, self.env
+            torch, torch_cuda, tensorflow, library, self.mpi, self.compiler.version, self.env
         )
         keep = horovod.cache_folder(os.environ) / made_from.key()
         wheel = horovod.kept(keep)
@@ -236,9 +236,10 @@ class Setup:
         with self.state.changing(what):
             progress.run(what, self._pip_line(*arguments), {**self.env, **(env or {})})
 
-    def _versions(self, *names: str) -> list[str]:
-        asked = [self.python, "-c", VERSIONS, *names]
-        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")
+    def _versions(self) -> list[str]:
+        asked = [self.python, "-c", VERSIONS, self.tensorflow or ""]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, env=self.env)
+        return done.stdout.splitlines()
 
 
 def environment(env: Mapping[str, str], venv: Path) -> dict[str, str]:
