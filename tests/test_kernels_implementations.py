@@ -34,6 +34,8 @@ def test_what_this_machine_can_run_is_there() -> None:
     if platform.machine() == "x86_64" and Path("/proc/cpuinfo").exists():
         flags = Path("/proc/cpuinfo").read_text()
         assert ("avx2" in names) == (" avx2" in flags)
+        sets = ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+        assert ("avx512" in names) == all(f" {one}" in flags for one in sets)
 
 
 def packed(raw: np.ndarray, dtype: str, ties: int, layout: Layout, **more: Any) -> Any:

@@ -9,7 +9,7 @@ namespace {
 
 const Implementation* const kAll[] = {// best first
 #if defined(__x86_64__)
-                                      &kAvx2,
+                                      &kAvx512, &kAvx2,
 #endif
                                       &kScalar};
 

@@ -62,6 +62,7 @@ const Implementation& active_implementation();
 extern const Implementation kScalar;
 #if defined(__x86_64__)
 extern const Implementation kAvx2;
+extern const Implementation kAvx512;
 #endif
 
 }  // namespace hvd_sign
