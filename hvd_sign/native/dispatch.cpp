@@ -10,6 +10,8 @@ namespace {
 const Implementation* const kAll[] = {// best first
 #if defined(__x86_64__)
                                       &kAvx512, &kAvx2,
+#elif defined(__aarch64__)
+                                      &kNeon,
 #endif
                                       &kScalar};
 

@@ -63,6 +63,8 @@ extern const Implementation kScalar;
 #if defined(__x86_64__)
 extern const Implementation kAvx2;
 extern const Implementation kAvx512;
+#elif defined(__aarch64__)
+extern const Implementation kNeon;
 #endif
 
 }  // namespace hvd_sign

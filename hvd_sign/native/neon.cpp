@@ -1,0 +1,317 @@
+// NEON, which every 64-bit ARM has: compiled for those machines alone, and usable on all of them.
+#include "implementation.h"
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+#include <type_traits>
+
+#include "bitslice.h"
+#include "floats.h"
+
+namespace hvd_sign {
+namespace {
+
+using Vector = uint8x16_t;
+using Words = uint64_t __attribute__((vector_size(16)));
+
+Vector load_vector(const void* from) { return vld1q_u8(static_cast<const uint8_t*>(from)); }
+void store_vector(void* to, Vector v) { vst1q_u8(static_cast<uint8_t*>(to), v); }
+bool any(Vector v) { return vmaxvq_u32(vreinterpretq_u32_u8(v)) != 0; }
+
+// Integer vectors of one element size. top(v) is sixteen bytes of which each has the top bit of an
+// element on top, where v(i) is the i-th of the vectors that hold these elements. mask(word, first)
+// has all ones in the lanes whose bit is 1 in the word, from bit `first` on.
+struct Lanes16 {
+  static uint16x8_t in(Vector v) { return vreinterpretq_u16_u8(v); }
+  static Vector out(uint16x8_t v) { return vreinterpretq_u8_u16(v); }
+  static Vector all(uint64_t value) { return out(vdupq_n_u16(uint16_t(value))); }
+  static Vector low(Vector a, Vector b) { return out(vminq_u16(in(a), in(b))); }
+  static Vector high(Vector a, Vector b) { return out(vmaxq_u16(in(a), in(b))); }
+  static Vector same(Vector a, Vector b) { return out(vceqq_u16(in(a), in(b))); }
+  static Vector above(Vector a, Vector b) { return out(vcgtq_u16(in(a), in(b))); }
+  static Vector mask(uint64_t word, int first) {
+    const uint16x8_t lane = {1, 2, 4, 8, 16, 32, 64, 128};
+    return out(vtstq_u16(vdupq_n_u16(uint16_t(word >> first)), lane));
+  }
+  template <class Get>
+  static Vector top(Get v) {
+    return vuzp2q_u8(v(0), v(1));
+  }
+};
+
+struct Lanes32 {
+  static uint32x4_t in(Vector v) { return vreinterpretq_u32_u8(v); }
+  static Vector out(uint32x4_t v) { return vreinterpretq_u8_u32(v); }
+  static Vector all(uint64_t value) { return out(vdupq_n_u32(uint32_t(value))); }
+  static Vector low(Vector a, Vector b) { return out(vminq_u32(in(a), in(b))); }
+  static Vector high(Vector a, Vector b) { return out(vmaxq_u32(in(a), in(b))); }
+  static Vector same(Vector a, Vector b) { return out(vceqq_u32(in(a), in(b))); }
+  static Vector above(Vector a, Vector b) { return out(vcgtq_u32(in(a), in(b))); }
+  static Vector mask(uint64_t word, int first) {
+    const uint32x4_t lane = {1, 2, 4, 8};
+    return out(vtstq_u32(vdupq_n_u32(uint32_t(word >> first)), lane));
+  }
+  template <class Get>
+  static Vector top(Get v) {
+    const auto halves = [&](int i) {
+      return Lanes16::out(vuzp2q_u16(Lanes16::in(v(2 * i)), Lanes16::in(v(2 * i + 1))));
+    };
+    return Lanes16::top(halves);
+  }
+};
+
+struct Lanes64 {
+  static uint64x2_t in(Vector v) { return vreinterpretq_u64_u8(v); }
+  static Vector out(uint64x2_t v) { return vreinterpretq_u8_u64(v); }
+  static Vector all(uint64_t value) { return out(vdupq_n_u64(value)); }
+  static Vector low(Vector a, Vector b) { return vbslq_u8(above(a, b), b, a); }
+  static Vector high(Vector a, Vector b) { return vbslq_u8(above(a, b), a, b); }
+  static Vector same(Vector a, Vector b) { return out(vceqq_u64(in(a), in(b))); }
+  static Vector above(Vector a, Vector b) { return out(vcgtq_u64(in(a), in(b))); }
+  static Vector mask(uint64_t word, int first) {
+    const uint64x2_t lane = {1, 2};
+    return out(vtstq_u64(vdupq_n_u64(word >> first), lane));
+  }
+  template <class Get>
+  static Vector top(Get v) {
+    const auto halves = [&](int i) {
+      return Lanes32::out(vuzp2q_u32(Lanes32::in(v(2 * i)), Lanes32::in(v(2 * i + 1))));
+    };
+    return Lanes32::top(halves);
+  }
+};
+
+template <class Float>
+using Lanes =
+    std::conditional_t<sizeof(typename Float::Bits) == 2, Lanes16,
+                       std::conditional_t<sizeof(typename Float::Bits) == 4, Lanes32, Lanes64>>;
+
+template <class Float>
+constexpr int kLanes = int(sizeof(Vector) / sizeof(typename Float::Bits));
+template <class Float>
+constexpr int kVectors = int(kBlock) / kLanes<Float>;
+
+// The top bits of a block's elements, v(i) being its i-th vector. NEON has no instruction for it:
+// each byte is left the bit of its place among eight, and pairs are added until eight bytes remain.
+template <class Float, class Get>
+uint64_t sign_bits(Get v) {
+  constexpr int kQuarter = kVectors<Float> / 4;
+  const int8x16_t place = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
+  const auto quarter = [&](int q) {
+    const Vector top = Lanes<Float>::top([&](int i) { return v(q * kQuarter + i); });
+    return vshlq_u8(vshrq_n_u8(top, 7), place);
+  };
+  const Vector low = vpaddq_u8(quarter(0), quarter(1));
+  const Vector both = vpaddq_u8(low, vpaddq_u8(quarter(2), quarter(3)));
+  return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(both, both)), 0);
+}
+
+template <class Float>
+Scan scan(const void* blocks, size_t count, uint64_t* signs) {
+  using L = Lanes<Float>;
+  const Vector magnitude = L::all(uint64_t(Float::kSign) - 1);
+  const Vector zero = vdupq_n_u8(0);
+  const uint8_t* at = static_cast<const uint8_t*>(blocks);
+  Vector highest = zero;
+  uint64_t active = 0, with_zeros = 0;
+  for (size_t block = 0; block < count; ++block, at += kVectors<Float> * sizeof(Vector)) {
+    Vector low = magnitude, high = zero;
+    for (int i = 0; i < kVectors<Float>; ++i) {
+      const Vector size = vandq_u8(load_vector(at + i * sizeof(Vector)), magnitude);
+      low = L::low(low, size);
+      high = L::high(high, size);
+    }
+    signs[block] = sign_bits<Float>([&](int i) { return load_vector(at + i * sizeof(Vector)); });
+    active |= uint64_t(any(high)) << block;
+    with_zeros |= uint64_t(any(L::same(low, zero))) << block;
+    highest = L::high(highest, high);
+  }
+  return {active, with_zeros, !any(L::above(highest, L::all(uint64_t(Float::kInfinity) - 1)))};
+}
+
+template <class Float>
+uint64_t zeros(const void* block) {
+  using L = Lanes<Float>;
+  const Vector magnitude = L::all(uint64_t(Float::kSign) - 1);
+  const uint8_t* at = static_cast<const uint8_t*>(block);
+  return sign_bits<Float>([&](int i) {
+    const Vector size = vandq_u8(load_vector(at + i * sizeof(Vector)), magnitude);
+    return L::same(size, vdupq_n_u8(0));
+  });
+}
+
+// Numbers of a type whose arithmetic is float32: four at a time to registers, eight back.
+template <class Float>
+struct Numbers;
+
+template <>
+struct Numbers<Float32> {
+  static float32x4_t load4(const uint8_t* from) { return vreinterpretq_f32_u8(load_vector(from)); }
+  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
+    to[0] = vreinterpretq_u8_f32(low);
+    to[1] = vreinterpretq_u8_f32(high);
+  }
+};
+
+template <>
+struct Numbers<Float16> {
+  static float32x4_t load4(const uint8_t* from) {
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(from)));
+  }
+  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
+    *to = vreinterpretq_u8_f16(vcvt_high_f16_f32(vcvt_f16_f32(low), high));
+  }
+};
+
+template <>
+struct Numbers<BFloat16> {
+  static float32x4_t load4(const uint8_t* from) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(from)), 16));
+  }
+  // A NaN needs no care: it came from a bfloat16 or is the default one, so its lower half is 0 and
+  // the rounding carries nothing into the upper one, and the arithmetic has made it quiet.
+  static uint16x4_t round4(float32x4_t v) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(v);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    return vshrn_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF))), 16);
+  }
+  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
+    *to = vreinterpretq_u8_u16(vcombine_u16(round4(low), round4(high)));
+  }
+};
+
+// The reference's order of additions: two registers are its eight lanes.
+template <class Float>
+double abs_sum(const void* blocks, size_t count, double sum) {
+  constexpr size_t kFour = 4 * sizeof(typename Float::Bits);
+  const uint8_t* at = static_cast<const uint8_t*>(blocks);
+  for (size_t block = 0; block < count; ++block) {
+    float32x4_t low = vdupq_n_f32(0), high = low;
+    for (size_t row = 0; row < 8; ++row, at += 2 * kFour) {
+      low = vaddq_f32(low, vabsq_f32(Numbers<Float>::load4(at)));
+      high = vaddq_f32(high, vabsq_f32(Numbers<Float>::load4(at + kFour)));
+    }
+    const float32x4_t four = vaddq_f32(low, high);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    sum += vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+  }
+  return sum;
+}
+
+double abs_sum64(const void* blocks, size_t count, double sum) {
+  const uint8_t* at = static_cast<const uint8_t*>(blocks);
+  for (size_t block = 0; block < count; ++block) {
+    float64x2_t lanes[4] = {};
+    for (size_t pair = 0; pair < kBlock / 2; ++pair, at += sizeof(Vector)) {
+      lanes[pair % 4] =
+          vaddq_f64(lanes[pair % 4], vabsq_f64(vreinterpretq_f64_u8(load_vector(at))));
+    }
+    const float64x2_t low = vaddq_f64(lanes[0], lanes[2]), high = vaddq_f64(lanes[1], lanes[3]);
+    const float64x2_t two = vaddq_f64(low, high);
+    sum += vgetq_lane_f64(two, 0) + vgetq_lane_f64(two, 1);
+  }
+  return sum;
+}
+
+template <class Float>
+void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale,
+           bool /*past_cache*/) {
+  using L = Lanes<Float>;
+  const auto bits = Float::bits(typename Float::Arithmetic(scale));
+  const Vector positive = L::all(bits), negative = L::all(bits ^ Float::kSign);
+  uint8_t* at = static_cast<uint8_t*>(out);
+  for (size_t block = 0; block < blocks; ++block) {
+    for (int first = 0; first < int(kBlock); first += kLanes<Float>, at += sizeof(Vector)) {
+      const Vector value = vbslq_u8(L::mask(signs[block], first), negative, positive);
+      store_vector(at, vandq_u8(value, L::mask(keep[block], first)));
+    }
+  }
+}
+
+void fence() {}
+
+template <class Float>
+void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, double lr) {
+  constexpr size_t kBytes = sizeof(typename Float::Bits);
+  const float32x4_t up = vdupq_n_f32(float(lr)), down = vdupq_n_f32(-float(lr));
+  uint8_t* at = static_cast<uint8_t*>(p);
+  for (size_t block = 0; block < blocks; ++block) {
+    for (int first = 0; first < int(kBlock); first += 8, at += 8 * kBytes) {
+      const auto stepped = [&](int next) {
+        const uint32x4_t negative = Lanes32::in(Lanes32::mask(signs[block], first + next));
+        return vsubq_f32(Numbers<Float>::load4(at + next * kBytes), vbslq_f32(negative, down, up));
+      };
+      Vector after[8 / kLanes<Float>];
+      Numbers<Float>::round8(stepped(0), stepped(4), after);
+      for (int i = 0; i < 8 / kLanes<Float>; ++i) {
+        uint8_t* to = at + i * sizeof(Vector);
+        const Vector kept = Lanes<Float>::mask(keep[block], first + i * kLanes<Float>);
+        store_vector(to, vbslq_u8(kept, after[i], load_vector(to)));
+      }
+    }
+  }
+}
+
+void apply64(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, double lr) {
+  const float64x2_t up = vdupq_n_f64(lr), down = vdupq_n_f64(-lr);
+  uint8_t* at = static_cast<uint8_t*>(p);
+  for (size_t block = 0; block < blocks; ++block) {
+    for (int first = 0; first < int(kBlock); first += 2, at += sizeof(Vector)) {
+      const uint64x2_t negative = Lanes64::in(Lanes64::mask(signs[block], first));
+      const Vector before = load_vector(at);
+      const float64x2_t after =
+          vsubq_f64(vreinterpretq_f64_u8(before), vbslq_f64(negative, down, up));
+      store_vector(
+          at, vbslq_u8(Lanes64::mask(keep[block], first), vreinterpretq_u8_f64(after), before));
+    }
+  }
+}
+
+// Calls one(W{}, word) for all words of the ballots, with the widest W that the rest still fills.
+template <class One>
+void for_each_word(size_t words, One one) {
+  size_t word = 0;
+  for (; word + 2 <= words; word += 2) one(Words{}, word);
+  for (; word < words; ++word) one(uint64_t{}, word);
+}
+
+void majority(const Ballots& ballots, const uint64_t* voters, uint64_t* above, uint64_t* equal) {
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    majority_of_word<decltype(width)>(ballots, word, voters, above, equal);
+  });
+}
+
+void signed_majority(const Ballots& ballots, uint64_t* negative, uint64_t* nonzero,
+                     uint64_t* tied) {
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    signed_majority_of_word<decltype(width)>(ballots, word, negative, nonzero, tied);
+  });
+}
+
+uint64_t popcount(const uint64_t* words, size_t count) {
+  uint64_t sum = 0;
+  for (size_t word = 0; word < count; ++word) sum += uint64_t(__builtin_popcountll(words[word]));
+  return sum;
+}
+
+bool usable() { return true; }
+
+}  // namespace
+
+const Implementation kNeon = {
+    "neon",
+    usable,
+    {scan<Float32>, scan<Float64>, scan<Float16>, scan<BFloat16>},
+    {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
+    {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
+    majority,
+    signed_majority,
+    popcount,
+    {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
+    fence,
+    {apply<Float32>, apply64, apply<Float16>, apply<BFloat16>},
+};
+
+}  // namespace hvd_sign
+#endif  // __aarch64__

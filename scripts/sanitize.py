@@ -1,0 +1,105 @@
+"""Runs the C++ tests under the sanitizers of the compiler.
+
+    python -m scripts.sanitize [kernels] [engine]
+
+- kernels: hvd_sign/native/tests/compare.cpp under the address and undefined-behaviour sanitizers;
+- engine: hvd_sign/native/tests/race.cpp under the thread sanitizer, on 2 and on 4 ranks. MPI itself
+  is not compiled for the sanitizer: what it does alone is suppressed (tests/tsan.supp).
+
+Builds in build/sanitize. Exit status 1 where a sanitizer finds something or a result is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+NATIVE = REPO / "hvd_sign" / "native"
+BUILD = REPO / "build" / "sanitize"
+# module.cpp, arrays.cpp and nanobind.cpp are Python's.
+KERNELS = [
+    NATIVE / f"{name}.cpp"
+    for name in (
+        *("apply", "avx2", "avx512", "dispatch", "message", "neon", "pack", "scalar", "tally"),
+    )
+]
+ENGINE = [NATIVE / "engine" / f"{name}.cpp" for name in ("engine", "plan", "stream")]
+FLAGS = ["-std=c++17", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing"]
+
+
+def build(compiler: str, program: str, sources: Sequence[Path], flags: Sequence[str]) -> Path:
+    """Compiles sources and one of the test programs; returns the program's path.
+
+    Raises:
+        subprocess.CalledProcessError: the compiler failed; it has said why.
+    """
+    BUILD.mkdir(parents=True, exist_ok=True)
+    target = BUILD / program
+    command = [compiler, *FLAGS, *flags, *map(str, sources)]
+    command += [str(NATIVE / "tests" / f"{program}.cpp"), "-o", str(target)]
+    subprocess.run(command, check=True)
+    return target
+
+
+def kernels() -> bool:
+    flags = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = build(os.environ.get("CXX", "g++"), "compare", KERNELS, flags)
+    return subprocess.run([program], check=False).returncode == 0
+
+
+def engine() -> bool:
+    compiler, launcher = shutil.which("mpicxx"), shutil.which("mpirun")
+    if compiler is None or launcher is None:
+        print("engine: left out: no mpicxx and mpirun on PATH")
+        return True
+    # MPI's headers cast functions in a way that -Wextra dislikes.
+    flags = ["-O1", "-fsanitize=thread", "-Wno-cast-function-type"]
+    program = build(compiler, "race", [*KERNELS, *ENGINE], flags)
+    env = {
+        **os.environ,
+        "TSAN_OPTIONS": f"suppressions={NATIVE / 'tests' / 'tsan.supp'} exitcode=66",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    }
+    # The sanitizer's memory map does not bear the addresses that newer kernels draw at random.
+    steady = [shutil.which("setarch") or "setarch", "-R"]
+    for ranks in ("2", "4"):
+        command = [*steady, launcher, "-np", ranks, str(program)]
+        if subprocess.run(command, env=env, timeout=300, check=False).returncode != 0:
+            return False
+    return True
+
+
+PARTS = {"kernels": kernels, "engine": engine}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.sanitize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="part", help="kernels, engine; none: both")
+    parts = parser.parse_args(arguments).parts or list(PARTS)
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        parser.error(f"expected {' or '.join(PARTS)}, got {unknown[0]!r}")
+    failed = []
+    for part in parts:
+        print(f"-- {part}", flush=True)
+        if not PARTS[part]():
+            failed.append(part)
+    print(f"sanitizers: {'failed: ' + ', '.join(failed) if failed else 'nothing found'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
