@@ -16,7 +16,7 @@ SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh'
 NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint bench bench-kernels clean python
+.PHONY: help setup test test-sanitize lint bench bench-kernels clean python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ setup: python  ## make or update .venv (all others do so too)
 
 test: setup lint  ## all checks and all tests
 	$(RUN) scripts/guard.py $(TEST_LIMIT) $(BIN)/python -m pytest $(ARGS)
+
+test-sanitize: setup  ## kernels under address and undefined, engine under thread sanitizer
+	$(RUN) -m scripts.sanitize $(ARGS)
 
 lint: setup  ## the checks alone: format, types, shell scripts
 	$(BIN)/ruff check .

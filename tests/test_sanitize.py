@@ -1,0 +1,22 @@
+"""The sanitizers' command: what it compiles, and what it refuses. make test-sanitize runs it."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import sanitize
+
+
+def test_every_kernel_is_compiled() -> None:
+    python = {"arrays.cpp", "module.cpp", "nanobind.cpp"}
+    assert {file.name for file in sanitize.NATIVE.glob("*.cpp")} - python == {
+        file.name for file in sanitize.KERNELS
+    }
+    engine = {file.name for file in (sanitize.NATIVE / "engine").glob("*.cpp")}
+    assert engine - {"module.cpp"} == {file.name for file in sanitize.ENGINE}
+
+
+def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        sanitize.main(["kernel"])
+    assert "expected kernels or engine, got 'kernel'" in capsys.readouterr().err
