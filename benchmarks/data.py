@@ -77,7 +77,7 @@ def read_idx(path: Path) -> np.ndarray:
     expected = header + int(np.prod(shape, dtype=np.int64))
     if len(shape) != dims or len(raw) != expected:
         raise DataError(f"{path}: its header announces {expected} bytes, the file has {len(raw)}")
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(bytearray(raw), np.uint8, offset=header).reshape(shape)
 
 
 def find_fashion_mnist() -> Source | None:

@@ -1,9 +1,10 @@
-"""What a benchmark's rank 0 tells the launcher, and what a rank can see of its own traffic."""
+"""What a benchmark's rank 0 tells the launcher, and what a rank sees of its host and itself."""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,37 @@ class Events:
         if time.perf_counter() - self._last > PROGRESS_SECONDS:
             self._last = time.perf_counter()
             self.emit("progress", method=method, done=done)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counters that only grow; the difference of two tells what was used between them.
+
+    Attributes:
+        wire_bytes: that left this host, by the counter of its interface; 0 where it has none.
+        cpu_seconds: processor time of this process, all its threads.
+        machine_seconds: processor time of all programs on the machine, and time that other virtual
+            machines took from it; interrupts are not counted.
+    """
+
+    wire_bytes: float
+    cpu_seconds: float
+    machine_seconds: float
+
+    @classmethod
+    def now(cls, interface: str | None) -> Usage:
+        """The counters' state; `interface` is one that carries no other rank's traffic."""
+        times = psutil.cpu_times()
+        busy = (getattr(times, name, 0.0) for name in ("user", "nice", "system", "steal"))
+        return cls(bytes_sent(interface), time.process_time(), sum(busy))
+
+    def since(self, before: Usage) -> Usage:
+        """What was used since an earlier state."""
+        return Usage(
+            self.wire_bytes - before.wire_bytes,
+            self.cpu_seconds - before.cpu_seconds,
+            self.machine_seconds - before.machine_seconds,
+        )
 
 
 def bytes_sent(interface: str | None) -> int:

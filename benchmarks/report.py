@@ -13,6 +13,7 @@ from rich.text import Text
 from benchmarks.results import Result
 
 WIDTH = 118
+OTHERS_SHARE = 0.1  # of the cores; more than that in other hands makes times doubtful
 COLUMNS = (
     *("s/epoch", "samples/s", "waiting", "payload/step", "wire/step"),
     *("accuracy", "speed-up", "payload ratio"),
@@ -84,6 +85,14 @@ def _means(method: dict[str, Any], samples_per_step: int) -> dict[str, float]:
     }
 
 
+def other_cores(result: Result) -> float:
+    """How many cores the machine's other programs used while the methods trained, on average."""
+    workers = result["network"]["workers"]
+    epochs = [epoch for method in result["methods"] for epoch in method["epochs"]]
+    others = (epoch["machine_seconds"] - workers * epoch["cpu_seconds"] for epoch in epochs)
+    return max(0.0, sum(others) / sum(epoch["seconds"] for epoch in epochs))
+
+
 def headline(result: Result) -> str:
     """What was trained, on what, over which network, in one line."""
     setup = result["setup"]
@@ -147,6 +156,10 @@ def notes(result: Result) -> list[str]:
         f"Machine: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, load {machine['load_before']} before the run.",
     ]
+    others = other_cores(result)
+    lines[-1] += f" Other programs used {others:.1f} cores meanwhile."
+    if others > OTHERS_SHARE * machine["cores"]:
+        lines.append("WARNING: the machine was busy with other programs: do not trust the times.")
     apart = [method["label"] for method in result["methods"] if not method["replicas_equal"]]
     if apart:
         lines.append(f"WARNING: the workers' weights differ at the end: {', '.join(apart)}.")

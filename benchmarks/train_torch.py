@@ -16,6 +16,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 
 import hvd_sign.torch as hvd
 from benchmarks.data import Source, Split, load
-from benchmarks.events import Events, bytes_sent
+from benchmarks.events import Events, Usage
 from benchmarks.methods import Method, chosen
 from benchmarks.models import MODELS, parameter_count
 from hvd_sign.kernels import implementation
@@ -86,10 +87,9 @@ class Trial:
         order = self._order(epoch)
         total = self.config["epochs"] * len(order)
         loss_sum, waited = torch.zeros(()), 0.0
-        sent = bytes_sent(self.config["interface"])
         payload = hvd.vote_stats().payload_bytes
         hvd.barrier()
-        begin = time.perf_counter()
+        before, begin = Usage.now(self.config["interface"]), time.perf_counter()
         for rows in order:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * (1 - self.steps_done / total)
@@ -100,15 +100,20 @@ class Trial:
             progress(self.steps_done)
         hvd.barrier()
         seconds = time.perf_counter() - begin
+        used = Usage.now(self.config["interface"]).since(before)
         if self.method.payload is None:
             payload = hvd.vote_stats().payload_bytes - payload
         else:
             payload = self.method.payload(hvd.size(), self.coordinates) * len(order)
-        sent = bytes_sent(self.config["interface"]) - sent
-        figures = [seconds, waited, payload, sent, float(loss_sum) / len(order)]
-        names = ["seconds", "wait_seconds", "payload_bytes", "wire_bytes", "loss"]
-        means = self._mean(torch.tensor(figures, dtype=torch.float64), "figures")
-        return {"steps": len(order), **dict(zip(names, means.tolist(), strict=True))}
+        figures = {
+            "seconds": seconds,
+            "wait_seconds": waited,
+            "payload_bytes": payload,
+            "loss": float(loss_sum) / len(order),
+            **asdict(used),
+        }
+        means = self._mean(torch.tensor([*figures.values()], dtype=torch.float64), "figures")
+        return {"steps": len(order), **dict(zip(figures, means.tolist(), strict=True))}
 
     def accuracy(self) -> float:
         """The share of the test images that the model gets right; each rank looks at its part."""

@@ -21,6 +21,8 @@ def epoch(seconds: float, wait: float, payload: float, wire: float, accuracy: fl
         "wait_seconds": wait,
         "payload_bytes": payload,
         "wire_bytes": wire,
+        "cpu_seconds": 0.4 * seconds,
+        "machine_seconds": 1.8 * seconds,
         "loss": 1.0,
         "accuracy": accuracy,
     }
@@ -110,7 +112,17 @@ def test_the_notes_say_what_was_done() -> None:
     assert "measured 0.94 Gbit/s" in text
     assert "voted: optimizer of vote." in text
     assert "A CPU, 2 cores, 8 GiB, load 0.25" in text
+    assert "Other programs used 0.2 cores meanwhile." in text  # 1.8 - 4 x 0.4
     assert "WARNING" not in text
+
+
+def test_a_busy_machine_makes_the_times_doubtful() -> None:
+    result = copy.deepcopy(RESULT)
+    for trained in result["methods"]:
+        for one in trained["epochs"]:
+            one["cpu_seconds"] = 0.3 * one["seconds"]
+    assert report.other_cores(result) == pytest.approx(0.6)
+    assert "WARNING: the machine was busy with other programs" in shown(result)
 
 
 def test_weights_that_differ_are_not_hidden() -> None:
