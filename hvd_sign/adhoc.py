@@ -94,10 +94,12 @@ class AdHocStream(Stream):
             finished: called by the progress thread when the vote has ended well.
 
         Raises:
-            ValueError: a vote of that name is under way on this rank, or ``step`` is not in
-                [0, 2^32).
+            ValueError: no tensors, a vote of that name is under way on this rank, or ``step`` is
+                not in [0, 2^32).
             RuntimeError: the stream is closed.
         """
+        if not tensors:
+            raise ValueError("tensors: expected at least one, got none")
         if step is not None and not (isinstance(step, int) and 0 <= step < 2**32):
             raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
         call = _Call(tensors, rule, options, step)
@@ -118,7 +120,7 @@ class AdHocStream(Stream):
             coins = crc32(name.encode()) << 32 | (count if step is None else step)
             call.task = Task(name, self._run(name, call, coins), finished)
             self._asked[name] = call
-            self._news.append((self.transport.rank, name, call.claim()))
+            self._news.append((self.transport.rank, name, call.claim(), self._order.joins))
         logger.debug("stream %d: %s asked for", self.number, name)
         self.engine.wake()
         return call.task.handle
@@ -137,7 +139,7 @@ class AdHocStream(Stream):
             return
         with self.engine.lock:
             self._left = True
-            self._news.append((self.transport.rank, None, {"joined": self._order.joins + 1}))
+            self._news.append((self.transport.rank, None, {}, self._order.joins))
         self.engine.wake()
 
     def come_back(self) -> None:
@@ -157,7 +159,7 @@ class AdHocStream(Stream):
                     self._start(name, error)
                     moved = True
                 for name, call in list(self._asked.items()):
-                    self.stalls.look(name, call.task.begun)
+                    self.stalls.look(name, call.task.asked)
         except BaseException as failure:  # told to those who wait; the thread must live on
             self.fail(failure)
             return True
@@ -168,7 +170,7 @@ class AdHocStream(Stream):
         with self.engine.lock:
             asked = list(self._asked.values())
             self._asked.clear()
-        super().fail(error)
+            super().fail(error)
         for call in asked:
             if not call.task.handle.done():
                 call.task.handle.finish(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,6 +17,10 @@ from hvd_sign.options import TIES, VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.votes import VoteRule
+
+logger = logging.getLogger("hvd_sign")
+
+_abstention_told = False
 
 
 class Cast(NamedTuple):
@@ -201,6 +206,20 @@ class BallotBox(ABC):
         """Chooses the step's coins."""
         self.zero_key = kernels.coin_key(self.options.seed, "zero", step)
         self.tie_key = kernels.coin_key(self.options.seed, "tie", step)
+
+    def log_abstention(self, step: int, chunks: int) -> None:
+        """Tells once a process that this rank met NaN or Inf."""
+        global _abstention_told
+        if chunks and not _abstention_told:
+            _abstention_told = True
+            logger.warning(
+                "rank %d met NaN or Inf in %d chunks of 4096 coordinates at step %d (%s), which it "
+                "does not vote on; vote_stats().nonfinite_chunks counts the others",
+                self.transport.rank,
+                chunks,
+                step,
+                self.bucket,
+            )
 
     def obey(self, voters: Sequence[Voter]) -> None:
         """Writes the verdict to the voters."""

@@ -30,7 +30,7 @@ def make_box(
     """
     if options.exchange == AUTO:
         options = replace(options, exchange=cheapest(bucket, options, transport))
-    pipelined = can_pipeline(rule, algorithm, transport)
+    pipelined = can_pipeline(rule, algorithm, options, transport)
     kind = PipelinedBox if pipelined else StepwiseBox
     return kind(bucket, rule, algorithm, options, transport, stream)
 

@@ -71,11 +71,16 @@ class Task:
     ) -> None:
         self.name = name
         self.patient = patient
-        self.begun = time.monotonic()
+        self.asked = time.monotonic()
         self.handle = Handle(name)
         self._steps = steps
         self._pending: Pending | None = None
         self._finished = finished
+
+    @property
+    def begun(self) -> bool:
+        """Whether a communication of it is under way."""
+        return self._pending is not None
 
     def advance(self) -> bool:
         """Goes on if the communication waited for has ended; returns whether it did."""
@@ -99,10 +104,14 @@ class Stream:
         number: told in every message.
 
     Attributes:
-        in_order: votes run one at a time; else side by side.
+        in_order: votes end one after another; else side by side.
+        starts_ahead: in order, but a vote may begin before the one before it has ended.
+        closed: by ``close()``.
     """
 
     in_order = True
+    starts_ahead = False
+    closed = False
 
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
         self.engine = engine
@@ -150,21 +159,26 @@ class Stream:
         return bool(self._queue)
 
     def advance(self) -> bool:
-        """Moves votes forward, the first or all; returns whether anything happened."""
+        """Moves votes forward; returns whether anything happened."""
         moved = False
-        for task in list(self._queue)[: 1 if self.in_order else None]:
+        waiting = False
+        for task in list(self._queue):
+            if waiting and self.in_order and (task.begun or not self.starts_ahead):
+                continue
             try:
                 if task.advance():
                     moved = True
                 else:
-                    self.stalls.look(task.name, task.begun, patient=task.patient)
+                    self.stalls.look(task.name, task.asked, patient=task.patient)
             except BaseException as error:  # told to those who wait; the thread must live on
                 self.fail(error)
                 return True
             if task.handle.done():
                 self._queue.remove(task)
-                logger.debug("stream %d: %s ended", self.number, task.name)
                 self.stalls.forget(task.name)
+                logger.debug("stream %d: %s ended", self.number, task.name)
+            else:
+                waiting = True
         return moved
 
     def fail(self, error: BaseException) -> None:
@@ -184,6 +198,7 @@ class Stream:
             release: give the transport back, unless a failure left something under way.
         """
         release = release and self._broken is None
+        self.closed = True
         self.fail(RuntimeError(reason))
         self.engine.detach(self)
         self.transport.close(release=release)

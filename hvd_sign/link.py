@@ -167,8 +167,8 @@ def load_or_warn() -> LinkModel | None:
     """The constants of the default file; a damaged one is told in the log, and passed over."""
     try:
         return load(default_file())
-    except ValueError as error:
-        logger.warning("%s", error)
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        logger.warning("constants of the link: %s", error)
         return None
 
 

@@ -16,8 +16,9 @@ from hvd_sign.transports.base import Buffer, Transport
 from hvd_sign.transports.horovod import HorovodTransport
 from hvd_sign.transports.mpi import MpiTransport
 
-News = tuple[int, str | None, dict[str, Any]]
-"""A voter, the name it is ready for (None: it has joined), and what it claims of it."""
+News = tuple[int, str | None, dict[str, Any], int]
+"""A voter, the name it is ready for (None: it has joined), what it claims of it, and how many
+joins it has come back from."""
 
 
 class Order(Protocol):
@@ -58,7 +59,7 @@ class LoneOrder:
 
     def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
         """Everything, as asked for."""
-        return [(name, None) for _, name, _ in news if name is not None]
+        return [(name, None) for _, name, _, _ in news if name is not None]
 
     def transport_for(self, name: str) -> Transport:
         """The stream's own."""
@@ -80,6 +81,7 @@ class MailboxOrder:
         self._mailbox = transport.mailbox()
         self._transport = transport
         self._ready: dict[str, dict[int, dict[str, Any]]] = {}
+        self._asked_in: dict[str, int] = {}
         self._joined: dict[int, int] = {}
 
     def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
@@ -88,14 +90,15 @@ class MailboxOrder:
             for item in news:
                 self._mailbox.send(item, 0)
             return self._mailbox.receive()
-        for voter, name, claim in [*news, *self._mailbox.receive()]:
+        for voter, name, claim, joins in [*news, *self._mailbox.receive()]:
             if name is None:
-                self._joined[voter] = claim["joined"]
+                self._joined[voter] = joins + 1
             else:
                 self._ready.setdefault(name, {})[voter] = claim
+                self._asked_in[name] = max(joins, self._asked_in.get(name, 0))
         mine = []
         for name, claims, error in self._decided():
-            del self._ready[name]
+            del self._ready[name], self._asked_in[name]
             for voter in claims:
                 if voter == 0:
                     mine.append((name, error))
@@ -109,9 +112,11 @@ class MailboxOrder:
 
     def _decided(self) -> list[tuple[str, dict[int, dict[str, Any]], str | None]]:
         """Names that all voters are ready for, or will never be."""
-        gone = sorted(voter for voter, joins in self._joined.items() if joins > self.joins)
         decided = []
         for name, claims in self._ready.items():
+            # Who asked may have come back from a join that others are still coming back from.
+            asked_in = self._asked_in[name]
+            gone = sorted(voter for voter, joins in self._joined.items() if joins > asked_in)
             who = f"allreduce {name!r}"
             if len(claims) == self._transport.size:
                 ordered = [claims[voter] for voter in range(self._transport.size)]
@@ -142,7 +147,7 @@ class NamedOrder:
     def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
         """Gathers digests of claims; where they differ, the claims."""
         collectives = self._transport.collectives
-        for _, name, claim in news:
+        for _, name, claim, _ in news:
             if name is not None:
                 self._asked[name] += 1
                 self._claims[name] = claim

@@ -77,6 +77,10 @@ def load_engine(mpi: Any) -> Any:
     return None
 
 
+abandoned: list[Any] = []
+"""What MPI may still write into, though nobody waits for it: kept until the process ends."""
+
+
 class Pipeline:
     """A native stream, on two communicators of its own.
 
@@ -94,6 +98,7 @@ class Pipeline:
         self._communicators = [communicator.Dup(), communicator.Dup()]
         addresses = [MPI._addressof(private) for private in self._communicators]
         self._stream = engine.open(*addresses)
+        self.given_up: list[Any] = []
 
     def submit(self, vote: Any) -> None:
         """Queues a vote."""
@@ -105,15 +110,20 @@ class Pipeline:
         if release:
             for communicator in self._communicators:
                 communicator.Free()
+        else:
+            abandoned.append(self)
 
 
-def can_pipeline(rule: VoteRule, algorithm: Algorithm, transport: Transport) -> bool:
+def can_pipeline(
+    rule: VoteRule, algorithm: Algorithm, options: VoteOptions, transport: Transport
+) -> bool:
     """Whether the native engine can hold such votes."""
     return (
         isinstance(transport, MpiTransport)
         and transport.pipeline is not None
         and type(rule) is MajorityVote
         and type(algorithm) is Sign
+        and options.exchange in ("sharded", "allgather")
     )
 
 
@@ -186,11 +196,17 @@ class PipelinedBox(BallotBox):
             trace=observers.timeline is not None,
         )
         self._pipeline.submit(vote)
-        yield vote
+        try:
+            yield vote
+        except GeneratorExit:  # given up, but not by the engine, which may yet read and write
+            self._pipeline.given_up.append(vote)
+            raise
         if vote.error:
             raise RuntimeError(vote.error)
         self.verdict_flags = vote.flags
-        recorder.add(votes=1, **vote.totals())
+        totals = vote.totals()
+        recorder.add(votes=1, **totals)
+        self.log_abstention(step, totals["nonfinite_chunks"])
         if observers.timeline is not None:
             for what, chunk, begin, end in vote.spans():
                 observers.timeline.span(

@@ -122,8 +122,12 @@ class Runtime:
             self._streams.append(stream)
         return stream
 
-    def close(self) -> None:
-        """Waits for the votes under way, then ends all streams and the progress thread."""
+    def close(self, *, at_exit: bool = False) -> None:
+        """Waits for the votes under way, then ends all streams and the progress thread.
+
+        Args:
+            at_exit: the program ends, on this rank at least: others are told.
+        """
         drained = self.engine.drain(DRAIN_SECONDS)
         if not drained:
             logger.warning("shutdown: votes still under way after %g s are given up", DRAIN_SECONDS)
@@ -131,7 +135,9 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            stream.close(CLOSED, release=drained)
+            if at_exit:
+                stream.stalls.say_goodbye()
+            stream.close(CLOSED, release=drained and not at_exit)
         self._streams.clear()
         observers.flush()
 
@@ -179,6 +185,10 @@ class World:
             transport = self._transport(ranks, collectives)
             self._adhoc[key] = self._runtime.adhoc_stream(transport)
         return self._adhoc[key]
+
+    def forget(self, ranks: Sequence[int]) -> None:
+        """Lets go of the ad-hoc stream among ``ranks``: their process set is no more."""
+        self._adhoc.pop(tuple(ranks), None)
 
     def session(
         self,
@@ -235,7 +245,7 @@ class Served:
     def wait(self) -> None:
         """Blocks until all ranks have joined."""
         for session in self._sessions:
-            session.ended.wait()
+            session.wait()
         for stream in self._adhoc:
             stream.come_back()
 
@@ -245,8 +255,13 @@ class _CommunicatorStreams:
 
     def __init__(self) -> None:
         self._key: int | None = None
+        self._lock = threading.Lock()
 
     def get(self, communicator: MPI.Intracomm) -> AdHocStream:
+        with self._lock:
+            return self._get(communicator)
+
+    def _get(self, communicator: MPI.Intracomm) -> AdHocStream:
         mpi = load_mpi()
         if self._key is None:
             self._key = mpi.Comm.Create_keyval()
@@ -272,8 +287,8 @@ def runtime() -> Runtime:
         if _runtime is None:
             _runtime = Runtime()
             # Handlers run last in, first out: registered again, ours precedes Horovod's.
-            atexit.unregister(shutdown)
-            atexit.register(shutdown)
+            atexit.unregister(_exit)
+            atexit.register(_exit)
             _abort_on_uncaught_exceptions()
         return _runtime
 
@@ -283,11 +298,19 @@ def shutdown() -> None:
 
     Collective: all ranks call it, as they call Horovod's.
     """
+    _end()
+
+
+def _exit() -> None:
+    _end(at_exit=True)
+
+
+def _end(*, at_exit: bool = False) -> None:
     global _runtime
     with _lock:
         ended, _runtime = _runtime, None
     if ended is not None:
-        ended.close()
+        ended.close(at_exit=at_exit)
 
 
 def _abort_on_uncaught_exceptions() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
@@ -18,6 +19,7 @@ from hvd_sign.exchanges import AUTO
 from hvd_sign.link import measure
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
+from hvd_sign.pipeline import PipelinedBox
 from hvd_sign.stats import recorder, vote_stats
 from hvd_sign.votes import VoteRule
 
@@ -65,6 +67,7 @@ class VoteSession:
             make_box(bucket, rule, algorithm, options, stream.transport, stream.number)
             for bucket in buckets
         ]
+        stream.starts_ahead = all(isinstance(box, PipelinedBox) for box in self._boxes)
         self._bucket_of = {
             spec.ordinal: bucket.index for bucket in buckets for spec in bucket.specs
         }
@@ -72,6 +75,7 @@ class VoteSession:
         self._waiting = [0] * len(buckets)
         self._handles: list[Handle] = []
         self._launched: list[list[Voter]] = []
+        self._restore: weakref.WeakMethod[Callable[[], None]] | None = None
         self._step = 0
         self._sums = vote_stats().asdict()
         self._lock = threading.Lock()
@@ -156,10 +160,26 @@ class VoteSession:
         self._handles = []
         self._launched = []
         self._waiting = [len(box.bucket.specs) for box in self._boxes]
+        restore = self._restore() if self._restore is not None else None
+        if restore is not None:
+            restore()
+
+    def on_reset(self, restore: Callable[[], None]) -> None:
+        """Has a method called whenever a step's votes are over; it is not kept alive."""
+        self._restore = weakref.WeakMethod(restore)
 
     def serve(self) -> ServedSession:
-        """Begins to serve as a rank that has joined: abstains in every vote of the others."""
-        return ServedSession(self, self._boxes, self._step)
+        """Begins to serve as a rank that has joined: abstains in every vote of the others.
+
+        What a backward pass without ``step()`` has begun is ended first, abstaining in the rest.
+        """
+        with self._lock:
+            begun = self.under_way
+            while begun and len(self._handles) < len(self._boxes):
+                self._launch(lambda ordinal: HostVoter(None, None))
+            step = self._step + int(begun)
+            self._reset()
+        return ServedSession(self, self._boxes, step)
 
 
 class ServedSession:
@@ -169,29 +189,43 @@ class ServedSession:
         self._session = session
         self._boxes = boxes
         self._step = step
-        self.ended = threading.Event()
+        self._ended = threading.Event()
+        self._handle: Handle | None = None
         if boxes:
             self._next()
         else:
-            self.ended.set()
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Blocks until every rank has joined.
+
+        Raises:
+            Exception: whatever ended a vote early.
+        """
+        while not self._ended.is_set():
+            with self._session.stream.engine.lock:
+                handle = self._handle
+            assert handle is not None
+            handle.wait()  # a next one is there before this one ends, unless all have joined
 
     def _next(self) -> None:
         for box in self._boxes:
             absent: list[Voter] = [HostVoter(None, None) for _ in box.bucket.specs]
             steps = box.decide(self._step, absent, joined=True, obey=False)
             last = box is self._boxes[-1]
-            self._session.stream.submit(
-                f"step {self._step}: {box.bucket}",
-                steps,
-                self._round_ended if last else None,
-                patient=True,
-            )
+            with self._session.stream.engine.lock:
+                self._handle = self._session.stream.submit(
+                    f"step {self._step}: {box.bucket}",
+                    steps,
+                    self._round_ended if last else None,
+                    patient=True,
+                )
         self._step += 1
 
     def _round_ended(self) -> None:
         if all(box.all_joined for box in self._boxes):
             self._session._step = self._step
-            self.ended.set()
+            self._ended.set()
         else:
             self._next()
 

@@ -19,6 +19,9 @@ logger = logging.getLogger("hvd_sign")
 GRACE = 1.0
 """Seconds that other ranks have to tell that they wait too, before the missing ones are named."""
 
+LAST_WORDS = 5.0
+"""Seconds in which what a rank sent before its end has surely come."""
+
 NOTICES = 2
 """The tag of such messages."""
 
@@ -44,6 +47,8 @@ class StallCheck:
             self._mailbox = transport.mailbox(NOTICES)
         self._told: dict[str, float] = {}
         self._waiting: dict[str, set[int]] = {}
+        self._ended: dict[int, float] = {}
+        self._listened = 0.0
 
     def look(self, name: str, begun: float, *, patient: bool = False) -> None:
         """Warns if the vote called ``name`` has waited for long since ``begun``.
@@ -55,10 +60,16 @@ class StallCheck:
 
         Raises:
             TimeoutError: it has waited for the shutdown time.
+            ConnectionError: a rank's program has ended.
         """
         if self._mailbox is None:
             return
-        age = time.monotonic() - begun
+        now = time.monotonic()
+        age = now - begun
+        if age < GRACE or (age < self._warn_after and now < self._listened + GRACE):
+            return
+        self._listen(now)
+        self._check_ends(name, now)
         if age < self._warn_after:
             return
         if name not in self._told:
@@ -66,8 +77,6 @@ class StallCheck:
             for rank in range(self._transport.size):
                 if rank != self._transport.rank:
                     self._mailbox.send((self._transport.rank, name), rank)
-        for rank, theirs in self._mailbox.receive():
-            self._waiting.setdefault(theirs, set()).add(rank)
         if patient or age < self._told[name]:
             return
         self._told[name] = age + self._warn_after
@@ -80,10 +89,34 @@ class StallCheck:
             raise TimeoutError(sentence)
         logger.warning(sentence)
 
+    def say_goodbye(self) -> None:
+        """Tells all others that this rank's program ends: it will come to no vote any more."""
+        if self._mailbox is not None:
+            for rank in range(self._transport.size):
+                if rank != self._transport.rank:
+                    self._mailbox.send((self._transport.rank, None), rank)
+
+    def _listen(self, now: float) -> None:
+        assert self._mailbox is not None
+        self._listened = now
+        for rank, name in self._mailbox.receive():
+            if name is None:
+                self._ended[rank] = now
+            else:
+                self._waiting.setdefault(name, set()).add(rank)
+
+    def _check_ends(self, name: str, now: float) -> None:
+        # A rank may end while the last of what it sent is still on its way.
+        gone = sorted(rank for rank, at in self._ended.items() if now - at > LAST_WORDS)
+        if gone:
+            raise ConnectionError(
+                f"vote {name!r} cannot be held: the program of {ranks_text(gone)} has ended"
+            )
+
     def forget(self, name: str) -> None:
         """The vote has ended."""
-        if self._told.pop(name, None) is not None:
-            self._waiting.pop(name, None)
+        self._told.pop(name, None)
+        self._waiting.pop(name, None)
 
 
 def _seconds(variable: str, default: float) -> float:

@@ -93,6 +93,7 @@ class StepwiseBox(BallotBox):
             trailers[:] = means.reshape(trailers.shape)
         nonfinite = sum(cast.nonfinite_chunks for cast in casts)
         recorder.add(nonfinite_chunks=nonfinite)
+        self.log_abstention(step, nonfinite)
         flags = 0
         if nonfinite:
             flags |= kernels.NONFINITE

@@ -48,3 +48,14 @@ def test_a_setting_that_is_no_number_is_refused(program):
             "0",
             extra={"HOROVOD_STALL_CHECK_TIME_SECONDS": "soon"},
         )
+
+
+@pytest.mark.parametrize("status", ["0", "1"])
+def test_a_rank_that_ends_early_ends_the_job(tmp_path, status):
+    program = str(launch.RANKS / "programs" / "early_end.py")
+    command = [*launch.mpirun(2), sys.executable, program, status]
+    outcome = launch.run(command, tmp_path, limit=50)
+    assert not outcome.killed, outcome.report()
+    assert outcome.returncode != 0
+    sentence = "vote 'gradient' cannot be held: the program of rank 1 has ended"
+    assert sentence in outcome.output

@@ -12,7 +12,7 @@ namespace {
 class CoinsOfBucket {
  public:
   explicit CoinsOfBucket(const TallyOptions& options)
-      : options_(options), coins_(options.key, options.ordinals[0]) {}
+      : options_(options), coins_(options.key, options.tensors ? options.ordinals[0] : 0) {}
 
   uint64_t word(int64_t block) {
     while (tensor_ + 1 < options_.tensors && options_.first_blocks[tensor_ + 1] <= block) {

@@ -20,9 +20,15 @@ class _Request:
     def __init__(self, request: MPI.Request, *buffers: Buffer) -> None:
         self._request = request
         self._buffers = buffers
+        self.ended = False
 
     def test(self) -> bool:
-        return bool(self._request.Test())
+        self.ended = self.ended or bool(self._request.Test())
+        return self.ended
+
+
+_abandoned: list[list[_Request]] = []
+"""Requests that nobody waits for any more: their buffers are kept until the process ends."""
 
 
 class MpiTransport:
@@ -37,6 +43,7 @@ class MpiTransport:
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
+        self._requests: list[_Request] = []
         self.link: LinkModel | None = None
         self.pipeline: Pipeline | None = None
         self.rank: int = communicator.Get_rank()
@@ -45,12 +52,17 @@ class MpiTransport:
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Ialltoall of equal parts."""
         recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
-        return _Request(self.communicator.Ialltoall(send, recv), send, recv)
+        return self._begin(_Request(self.communicator.Ialltoall(send, recv), send, recv))
 
     def allgather(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Iallgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
-        return _Request(self.communicator.Iallgather(send, recv), send, recv)
+        return self._begin(_Request(self.communicator.Iallgather(send, recv), send, recv))
+
+    def _begin(self, request: _Request) -> _Request:
+        self._requests = [earlier for earlier in self._requests if not earlier.ended]
+        self._requests.append(request)
+        return request
 
     def gather_objects(self, value: Any) -> list[Any]:
         """MPI_Allgather of pickled objects."""
@@ -66,6 +78,8 @@ class MpiTransport:
             self.pipeline.close(release=release)
         if release:
             self.communicator.Free()
+        else:
+            _abandoned.append(self._requests)
 
 
 class Mailbox:

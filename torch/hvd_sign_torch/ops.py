@@ -101,6 +101,10 @@ def _vote(
 ) -> Handle:
     rule = make_rule(op)
     options = vote_options(given)
+    if options.nonfinite == "skip":
+        raise ValueError(
+            "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
+        )
     if average is not None:
         raise ValueError(f"average: not allowed together with op, got {average!r}")
     tensors = []

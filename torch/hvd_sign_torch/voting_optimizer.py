@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -62,8 +63,14 @@ class GradientVotes:
         self._session = open_session(self._parameters, specs)
         self._passes_left = [passes] * len(specs)
         self._sparse: dict[int, torch.Tensor] = {}
-        for ordinal, p in enumerate(self._parameters):
-            p.register_post_accumulate_grad_hook(self._hook(ordinal))
+        self._session.on_reset(self._restore)
+        self._scale: float | None = None
+        hooks = [
+            p.register_post_accumulate_grad_hook(_hook(weakref.ref(self), ordinal))
+            for ordinal, p in enumerate(self._parameters)
+        ]
+        # As Horovod's, they end with the optimizer, so that another can be built on the model.
+        weakref.finalize(self, _remove, hooks)
 
     @property
     def under_way(self) -> bool:
@@ -83,34 +90,36 @@ class GradientVotes:
         Returns:
             Whether the step counts, see ``VoteSession.finish``.
         """
-        try:
-            counts = self._session.finish(self._missing)
-            if counts:
-                for ordinal, verdict in self._sparse.items():
-                    self._parameters[ordinal].grad = verdict.to_sparse()
-            elif self.grad_scaler is not None:
-                # It is the scaler who skips then, on all ranks alike, and lowers its scale.
-                for parameter in self._parameters:
-                    parameter.grad = torch.full_like(parameter, math.inf)
-                return True
-            return counts
-        finally:
-            self._sparse.clear()
-            self._passes_left = [self.passes] * len(self._parameters)
+        sparse = self._sparse  # filled until the session's reset, which replaces it
+        counts = self._session.finish(self._missing)
+        if counts:
+            for ordinal, verdict in sparse.items():
+                self._parameters[ordinal].grad = verdict.to_sparse()
+        elif self.grad_scaler is not None:
+            # It is the scaler who skips then, on all ranks alike, and lowers its scale.
+            for parameter in self._parameters:
+                parameter.grad = torch.full_like(parameter, math.inf)
+            return True
+        return counts
 
-    def _hook(self, ordinal: int) -> Callable[[torch.Tensor], None]:
-        def hook(parameter: torch.Tensor) -> None:
-            if self._passes_left[ordinal] <= 0:
-                raise AssertionError(
-                    "Gradients were computed more than backward_passes_per_step times before "
-                    "call to step(). Increase backward_passes_per_step to accumulate gradients "
-                    "locally."
-                )
-            self._passes_left[ordinal] -= 1
-            if self._passes_left[ordinal] == 0:
-                self._session.ready(ordinal, self._voter(ordinal))
+    def gradient_ready(self, ordinal: int) -> None:
+        """Counts a backward pass of a parameter; called by its hook."""
+        if self._session.stream.closed:  # by shutdown(): nobody votes on it any more
+            return
+        if self._passes_left[ordinal] <= 0:
+            raise AssertionError(
+                "Gradients were computed more than backward_passes_per_step times before "
+                "call to step(). Increase backward_passes_per_step to accumulate gradients "
+                "locally."
+            )
+        self._passes_left[ordinal] -= 1
+        if self._passes_left[ordinal] == 0:
+            self._session.ready(ordinal, self._voter(ordinal))
 
-        return hook
+    def _restore(self) -> None:
+        self._sparse = {}
+        self._scale = None
+        self._passes_left = [self.passes] * len(self._parameters)
 
     def _voter(self, ordinal: int) -> Voter:
         gradient = self._parameters[ordinal].grad
@@ -138,7 +147,23 @@ class GradientVotes:
         scaled_already = self._session.options.scale != "none"
         if self.grad_scaler is None or scaled_already:
             return 1.0
-        return float(self.grad_scaler.get_scale())
+        if self._scale is None:  # reading it waits for the device: once a step
+            self._scale = float(self.grad_scaler.get_scale())
+        return self._scale
+
+
+def _hook(votes: weakref.ref[GradientVotes], ordinal: int) -> Callable[[torch.Tensor], None]:
+    def hook(parameter: torch.Tensor) -> None:
+        alive = votes()
+        if alive is not None:
+            alive.gradient_ready(ordinal)
+
+    return hook
+
+
+def _remove(hooks: list[Any]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 class VotingOptimizer:

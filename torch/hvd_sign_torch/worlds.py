@@ -93,7 +93,11 @@ def add_process_set(process_set: ProcessSet | Sequence[int]) -> ProcessSet:
 
 def remove_process_set(process_set: ProcessSet) -> bool:
     """Horovod's ``remove_process_set``. Collective over all ranks."""
-    return bool(horovod.remove_process_set(process_set))
+    ranks = process_set.ranks
+    removed = bool(horovod.remove_process_set(process_set))
+    if removed and _world is not None and ranks is not None:
+        _world.forget(ranks)
+    return removed
 
 
 def join(device: int = -1) -> int:
