@@ -21,7 +21,7 @@ def test_transports_give_equal_verdicts(program):
     digests = set()
     for command, extra, transport in launches.values():
         outcome = program("transport_digest", command, extra=extra, limit=150)
-        found = re.findall(r"digest (\w+) (\w+)", outcome.output)
+        found = re.findall(r"digest (\w{64}) (\w+Transport)", outcome.output)
         assert [used for _, used in found] == [transport] * 3, outcome.report()
         digests.update(digest for digest, _ in found)
     assert len(digests) == 1
