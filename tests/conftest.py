@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import launch
 import pytest
+
+
+def pytest_configure() -> None:
+    """Undo what a background job inherits: programs under test must hear Ctrl-C and hang-ups."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def functions(file: Path) -> set[str]:
