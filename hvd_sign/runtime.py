@@ -107,9 +107,10 @@ class Runtime:
         everywhere = transport.gather_objects(here)
         transport.link = everywhere[0][1]
         if all(native for native, _ in everywhere):
-            if self._native is None:
-                self._native = module, module.Engine()
-                self.engine.nap = self._native[1].nap
+            with self._lock:
+                if self._native is None:
+                    self._native = module, module.Engine()
+                    self.engine.nap = self._native[1].nap
             transport.pipeline = Pipeline(*self._native, communicator)
         elif module is not None:
             logger.warning("votes go through mpi4py: other ranks lack the native engine")
@@ -256,21 +257,24 @@ class _CommunicatorStreams:
     def __init__(self) -> None:
         self._key: int | None = None
         self._lock = threading.Lock()
+        self._making: dict[int, threading.Lock] = {}
 
     def get(self, communicator: MPI.Intracomm) -> AdHocStream:
         with self._lock:
-            return self._get(communicator)
+            if self._key is None:
+                self._key = load_mpi().Comm.Create_keyval()
+            making = self._making.setdefault(communicator.py2f(), threading.Lock())
+        # One lock a communicator: threads may use several for the first time in any order.
+        with making:
+            return self._get(communicator, self._key)
 
-    def _get(self, communicator: MPI.Intracomm) -> AdHocStream:
-        mpi = load_mpi()
-        if self._key is None:
-            self._key = mpi.Comm.Create_keyval()
+    def _get(self, communicator: MPI.Intracomm, key: int) -> AdHocStream:
         current = runtime()
-        kept: Any = communicator.Get_attr(self._key)
+        kept: Any = communicator.Get_attr(key)
         if kept is not None and kept[0] is current:
             return kept[1]  # type: ignore[no-any-return]
         stream = current.adhoc_stream(current.transport(communicator.Dup()))
-        communicator.Set_attr(self._key, (current, stream))
+        communicator.Set_attr(key, (current, stream))
         return stream
 
 

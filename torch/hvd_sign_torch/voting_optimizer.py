@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import horovod.torch as horovod
-import numpy as np
 import torch
 from horovod.torch import ProcessSet, global_process_set
 
@@ -24,6 +23,7 @@ from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.horovod_collectives import TorchCollectives
 from hvd_sign_torch.ops import op_of, refuse_vote_options, vote_options
+from hvd_sign_torch.parameters import group_positions, parameter_names
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import members, world
 
@@ -340,7 +340,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             "optimizer: LBFGS evaluates several gradients a step, of which a vote sees one; "
             "expected a first-order optimizer"
         )
-    names = _names(optimizer, named_parameters)
+    names = parameter_names(optimizer, named_parameters)
     groups = groups if groups is not None else (num_groups or None)
 
     def open_session(parameters: list[torch.Tensor], specs: list[TensorSpec]) -> VoteSession:
@@ -352,7 +352,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             Sign(),
             options,
             bucket_bytes=BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
-            groups=_positions(groups, parameters),
+            groups=group_positions(groups, parameters),
         )
 
     base = type(optimizer)
@@ -370,55 +370,3 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             wrapped, names, backward_passes_per_step, sparse_as_dense, open_session, grad_scaler
         )
     return wrapped
-
-
-def _names(optimizer: torch.optim.Optimizer, named_parameters: Any) -> dict[torch.Tensor, str]:
-    """Each parameter's name; made from its position where the user gave none."""
-    own = [
-        (f"allreduce.noname.{i}.{j}", p)
-        for i, group in enumerate(optimizer.param_groups)
-        for j, p in enumerate(group["params"])
-    ]
-    named = own if named_parameters is None else list(named_parameters)
-    if any(not isinstance(item, tuple) for item in named):
-        raise ValueError(
-            "named_parameters should be a sequence of tuples (name, parameter), usually produced "
-            "by model.named_parameters()."
-        )
-    labels = [name for name, _ in named]
-    repeated = sorted({name for name in labels if labels.count(name) > 1})
-    if repeated:
-        raise ValueError(
-            "Parameter names in named_parameters must be unique. Found duplicates: "
-            + ", ".join(repeated)
-        )
-    names = {p: name for name, p in named}
-    nameless = [name for name, p in own if p not in names]
-    if nameless:
-        raise ValueError(
-            "named_parameters was specified, but one or more model parameters were not named: "
-            "the optimizer's " + ", ".join(nameless)
-        )
-    return names
-
-
-def _positions(groups: Any, parameters: Sequence[torch.Tensor]) -> list[list[int]] | None:
-    """Horovod's ``groups`` as positions in ``parameters``."""
-    if groups is None:
-        return None
-    if isinstance(groups, int):
-        if groups <= 0:
-            raise ValueError(f"groups: expected a number above zero, got {groups}")
-        count = min(groups, len(parameters)) or 1
-        return [part.tolist() for part in np.array_split(np.arange(len(parameters)), count)]
-    if not isinstance(groups, (list, tuple)):
-        raise ValueError(
-            "groups should be a non-negative integer or a list of list of torch.Tensor."
-        )
-    position = {p: i for i, p in enumerate(parameters)}
-    members = [p for group in groups for p in group]
-    if any(not isinstance(p, torch.Tensor) for p in members):
-        raise ValueError("groups must consist of torch.Tensor.")
-    if len(set(members)) != len(members):
-        raise ValueError("A parameter can only appear once in groups.")
-    return [[position[p] for p in group if p in position] for group in groups]

@@ -1,0 +1,63 @@
+"""Parameters as Horovod's users name and group them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def parameter_names(
+    optimizer: torch.optim.Optimizer, named_parameters: Any
+) -> dict[torch.Tensor, str]:
+    """Each parameter's name; made from its position where the user gave none."""
+    own = [
+        (f"allreduce.noname.{i}.{j}", p)
+        for i, group in enumerate(optimizer.param_groups)
+        for j, p in enumerate(group["params"])
+    ]
+    named = own if named_parameters is None else list(named_parameters)
+    if any(not isinstance(item, tuple) for item in named):
+        raise ValueError(
+            "named_parameters should be a sequence of tuples (name, parameter), usually produced "
+            "by model.named_parameters()."
+        )
+    labels = [name for name, _ in named]
+    repeated = sorted({name for name in labels if labels.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            "Parameter names in named_parameters must be unique. Found duplicates: "
+            + ", ".join(repeated)
+        )
+    names = {p: name for name, p in named}
+    nameless = [name for name, p in own if p not in names]
+    if nameless:
+        raise ValueError(
+            "named_parameters was specified, but one or more model parameters were not named: "
+            "the optimizer's " + ", ".join(nameless)
+        )
+    return names
+
+
+def group_positions(groups: Any, parameters: Sequence[torch.Tensor]) -> list[list[int]] | None:
+    """Horovod's ``groups`` as positions in ``parameters``."""
+    if groups is None:
+        return None
+    if isinstance(groups, int):
+        if groups <= 0:
+            raise ValueError(f"groups: expected a number above zero, got {groups}")
+        count = min(groups, len(parameters)) or 1
+        return [part.tolist() for part in np.array_split(np.arange(len(parameters)), count)]
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(
+            "groups should be a non-negative integer or a list of list of torch.Tensor."
+        )
+    position = {p: i for i, p in enumerate(parameters)}
+    members = [p for group in groups for p in group]
+    if any(not isinstance(p, torch.Tensor) for p in members):
+        raise ValueError("groups must consist of torch.Tensor.")
+    if len(set(members)) != len(members):
+        raise ValueError("A parameter can only appear once in groups.")
+    return [[position[p] for p in group if p in position] for group in groups]
