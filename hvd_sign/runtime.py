@@ -70,6 +70,20 @@ def load_mpi() -> Any:
     return MPI
 
 
+_mpi_is_horovods = False
+
+
+def leave_mpi_to_horovod() -> None:
+    """Notes that Horovod initialised MPI, and will finalise it whenever any rank exits."""
+    global _mpi_is_horovods
+    _mpi_is_horovods = True
+
+
+def _finalized() -> bool:
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and bool(mpi.Is_finalized())
+
+
 class Runtime:
     """The engine and the streams made since the last ``shutdown()``."""
 
@@ -136,9 +150,9 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            if at_exit:
+            if at_exit and not _mpi_is_horovods:
                 stream.stalls.say_goodbye()
-            stream.close(CLOSED, release=drained and not at_exit)
+            stream.close(CLOSED, release=drained and not at_exit and not _finalized())
         self._streams.clear()
         observers.flush()
 
@@ -215,7 +229,9 @@ class World:
                     "join(): an optimizer votes over Horovod's own collectives, which need every "
                     "rank; start the job on MPI, or let all ranks take the same number of steps"
                 )
-        return Served([session.serve() for session in self._sessions], list(self._adhoc.values()))
+        served = [session.serve() for session in self._sessions]
+        size = len(self._mpi_ranks) if self._mpi_ranks is not None else 1
+        return Served(served, list(self._adhoc.values()), size)
 
     def _transport(self, ranks: Sequence[int], collectives: HorovodCollectives) -> Transport:
         if self.rank not in ranks:
@@ -237,18 +253,34 @@ class World:
 class Served:
     """The votes that a joined rank serves."""
 
-    def __init__(self, sessions: Sequence[ServedSession], adhoc: Sequence[AdHocStream]) -> None:
+    def __init__(
+        self, sessions: Sequence[ServedSession], adhoc: Sequence[AdHocStream], size: int
+    ) -> None:
         self._sessions = sessions
+        self._size = size
         self._adhoc = adhoc
         for stream in adhoc:
             stream.leave()
 
-    def wait(self) -> None:
-        """Blocks until all ranks have joined."""
+    def wait(self, last: int) -> int:
+        """Blocks until all ranks have joined.
+
+        Args:
+            last: the rank that joined last by Horovod's count, which ranks that serve votes may
+                have reached later than they began to serve.
+
+        Returns:
+            A rank that took the most steps: ``last`` if it is one.
+        """
         for session in self._sessions:
             session.wait()
+            steps = session.steps_of_all()
+            # Sessions among fewer ranks number them otherwise.
+            if len(steps) == self._size and steps[last] < max(steps):
+                last = steps.index(max(steps))
         for stream in self._adhoc:
             stream.come_back()
+        return last
 
 
 class _CommunicatorStreams:

@@ -188,7 +188,7 @@ class ServedSession:
     def __init__(self, session: VoteSession, boxes: Sequence[BallotBox], step: int) -> None:
         self._session = session
         self._boxes = boxes
-        self._step = step
+        self.first_step = self._step = step
         self._ended = threading.Event()
         self._handle: Handle | None = None
         if boxes:
@@ -207,6 +207,10 @@ class ServedSession:
                 handle = self._handle
             assert handle is not None
             handle.wait()  # a next one is there before this one ends, unless all have joined
+
+    def steps_of_all(self) -> list[int]:
+        """How many steps each rank had taken when it joined; only after ``wait()``."""
+        return self._session.stream.transport.gather_objects(self.first_step)
 
     def _next(self) -> None:
         for box in self._boxes:

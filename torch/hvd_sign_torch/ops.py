@@ -111,6 +111,8 @@ def _vote(
     for position, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
         label = name or "tensor"
         label = label if len(signals) == 1 else f"{label}[{position}]"
+        if signal.is_sparse:
+            raise TypeError(f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one")
         dtype = dtype_name(signal)
         check_dtype(f"allreduce {label!r}", dtype)
         if prescale_factor != 1.0:
@@ -140,7 +142,9 @@ def _start(
     grouped = kind.startswith("grouped")
     signals = list(tensors) if grouped else [tensors]
     in_place = kind.endswith("_")
-    outputs = signals if in_place else [torch.empty_like(t, requires_grad=False) for t in signals]
+    outputs = signals
+    if not in_place:
+        outputs = [t if t.is_sparse else torch.empty_like(t, requires_grad=False) for t in signals]
     handle = _vote(
         signals,
         outputs,

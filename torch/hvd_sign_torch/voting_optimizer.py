@@ -27,6 +27,9 @@ from hvd_sign_torch.parameters import group_positions, parameter_names
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import members, world
 
+HOLDER = "_hvd_sign_votes"
+"""The attribute of a parameter that knows, weakly, who votes on its gradient."""
+
 
 class GradientVotes:
     """The votes on an optimizer's gradients: hooks, passes, and whose turn it is.
@@ -51,6 +54,7 @@ class GradientVotes:
     ) -> None:
         self.passes = passes
         self.grad_scaler = grad_scaler
+        self._retired = False
         self._names = names
         self._sparse_as_dense = sparse_as_dense
         self._parameters = [
@@ -70,7 +74,12 @@ class GradientVotes:
             for ordinal, p in enumerate(self._parameters)
         ]
         # As Horovod's, they end with the optimizer, so that another can be built on the model.
-        weakref.finalize(self, _remove, hooks)
+        self._unhook = weakref.finalize(self, _remove, hooks)
+        for p in self._parameters:
+            earlier = getattr(p, HOLDER, lambda: None)()
+            if earlier is not None:
+                earlier.retire()
+            setattr(p, HOLDER, weakref.ref(self))
 
     @property
     def under_way(self) -> bool:
@@ -90,6 +99,11 @@ class GradientVotes:
         Returns:
             Whether the step counts, see ``VoteSession.finish``.
         """
+        if self._retired:
+            raise RuntimeError(
+                "this optimizer votes no more: hvd.DistributedOptimizer has wrapped its parameters "
+                "anew"
+            )
         sparse = self._sparse  # filled until the session's reset, which replaces it
         counts = self._session.finish(self._missing)
         if counts:
@@ -101,6 +115,11 @@ class GradientVotes:
                 parameter.grad = torch.full_like(parameter, math.inf)
             return True
         return counts
+
+    def retire(self) -> None:
+        """Another optimizer votes on the parameters from now on."""
+        self._unhook()
+        self._retired = True
 
     def gradient_ready(self, ordinal: int) -> None:
         """Counts a backward pass of a parameter; called by its hook."""

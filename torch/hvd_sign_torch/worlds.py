@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ def init(*args: Any, **kwargs: Any) -> None:
     )
     gloo = os.environ.get("HOROVOD_CONTROLLER", "").lower() == "gloo"
     on_mpi = transport == "mpi" or (transport == "auto" and not gloo)
+    if horovod.is_initialized() and "mpi4py.MPI" not in sys.modules:
+        runtime.leave_mpi_to_horovod()
     if on_mpi or not gloo:
         # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
         runtime.load_mpi()
@@ -113,9 +116,7 @@ def join(device: int = -1) -> int:
         The rank that joined last.
     """
     served = world().serve()
-    last = horovod.join(device)
-    served.wait()
-    return int(last)
+    return served.wait(int(horovod.join(device)))
 
 
 def _mpi_ranks() -> list[int] | None:
