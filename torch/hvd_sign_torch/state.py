@@ -13,8 +13,8 @@ def broadcast_optimizer_state(
 ) -> None:
     """Horovod's ``broadcast_optimizer_state``, for voting optimizers too.
 
-    Horovod's own calls ``step()`` to make an empty optimizer's state, which would vote; here the
-    wrapped optimizer is shown to it.
+    Horovod's own calls ``step()`` to make an empty optimizer's state, which would vote, and which
+    weight decay would let move parameters; here the wrapped optimizer, with a state, is shown to it.
 
     Args:
         optimizer: wrapped or not.
@@ -25,6 +25,26 @@ def broadcast_optimizer_state(
         horovod.broadcast_optimizer_state(optimizer, root_rank, model)
         return
     plain = optimizer.plain()
+    if not plain.state and not isinstance(plain, torch.optim.SparseAdam):
+        _make_state(plain)
     horovod.broadcast_optimizer_state(plain, root_rank, model)
     optimizer.state = plain.state
     optimizer.param_groups = plain.param_groups
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Makes an empty optimizer's state by a step on zero gradients, which moves nothing."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    gradients = [p.grad for p in parameters]
+    decays = [group.get("weight_decay") for group in optimizer.param_groups]
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    for group in optimizer.param_groups:
+        if "weight_decay" in group:
+            group["weight_decay"] = 0
+    optimizer.step()
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad = gradient
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        if "weight_decay" in group:
+            group["weight_decay"] = decay
