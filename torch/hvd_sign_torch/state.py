@@ -14,7 +14,7 @@ def broadcast_optimizer_state(
     """Horovod's ``broadcast_optimizer_state``, for voting optimizers too.
 
     Horovod's own calls ``step()`` to make an empty optimizer's state, which would vote, and which
-    weight decay would let move parameters; here the wrapped optimizer, with a state, is shown to it.
+    weight decay would let move parameters; here it is shown the wrapped optimizer, with a state.
 
     Args:
         optimizer: wrapped or not.
