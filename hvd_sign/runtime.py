@@ -150,7 +150,7 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            if at_exit and not _mpi_is_horovods:
+            if at_exit and not _mpi_is_horovods and not _finalized():
                 stream.stalls.say_goodbye()
             stream.close(CLOSED, release=drained and not at_exit and not _finalized())
         self._streams.clear()
