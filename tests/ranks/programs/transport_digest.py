@@ -19,11 +19,11 @@ optimizer = hvd.DistributedOptimizer(
     bucket_bytes=2000,
 )
 torch.manual_seed(rank)
-for _ in range(5):
+for turn in range(5):
     optimizer.zero_grad()
     model(torch.randn(8, 200)).square().mean().backward()
-    # Users' operations, unnamed, between ours.
-    assert hvd.allreduce(torch.ones(3), op=hvd.Sum).tolist() == [size] * 3
+    # A user's operations between ours, named: see README on votes over Horovod's collectives.
+    assert hvd.allreduce(torch.ones(3), op=hvd.Sum, name=f"sum {turn}").tolist() == [size] * 3
     optimizer.step()
 weights = torch.cat([p.detach().flatten() for p in model.parameters()])
 assert all(torch.equal(weights, theirs) for theirs in hvd.allgather(weights[None]))
@@ -31,7 +31,7 @@ assert all(torch.equal(weights, theirs) for theirs in hvd.allgather(weights[None
 tensors = [torch.randn(100 + 64 * i) for i in range(5)]
 order = list(range(5)) if rank % 2 else list(reversed(range(5)))
 handles = {i: hvd.allreduce_async(tensors[i], name=f"vote {i}", op=hvd.MajorityVote) for i in order}
-theirs = hvd.allreduce_async(torch.ones(4), op=hvd.Sum)
+theirs = hvd.allreduce_async(torch.ones(4), op=hvd.Sum, name="theirs")
 assert hvd.synchronize(theirs).tolist() == [size] * 4
 verdicts = [hvd.synchronize(handles[i]) for i in range(5)]
 again = hvd.grouped_allreduce(tensors, op=hvd.MajorityVote, scale="mean_abs", ties="zero")
