@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH ?=
 MPI ?= auto
 # Seconds: the whole test run, so that a hang ends by itself.
-TEST_LIMIT ?= 1200
+TEST_LIMIT ?= 3000
 ARGS ?=
 
 BIN := $(CURDIR)/.venv/bin
