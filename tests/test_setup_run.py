@@ -178,7 +178,7 @@ def test_interrupting_ends_the_program(progress, tmp_path):
     code = (
         "import sys; from pathlib import Path; from scripts.setup_env.progress import Progress\n"
         "from scripts.setup_env import steps; import signal\n"
-        "signal.signal(signal.SIGTERM, steps._stop)\n"
+        "signal.signal(signal.SIGTERM, steps.stop)\n"
         "Progress(1, Path(sys.argv[1])).run('x', ['sh', '-c', 'echo $$; sleep 604'])"
     )
     log = tmp_path / "log"

@@ -259,18 +259,20 @@ def wanted_packages(data: bool) -> tuple[str, ...]:
     return tuple(packages)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
+    """Turns a signal into an exit that clears up, for compilers left alone would work on."""
     raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the set-up and returns its exit status: 1 if it cannot be done, 130 after Ctrl-C."""
+    """Runs the set-up and returns its exit status: 1 if it cannot be done."""
     parser = argparse.ArgumentParser(prog="scripts.setup_env", description=__doc__)
     parser.add_argument("--torch", default=TORCH, help="what pip installs as PyTorch")
     parser.add_argument("--mpi", default="auto", choices=("auto", "wheel"), help="which MPI")
     parser.add_argument("--data", action="store_true", help="the benchmarks' data set too")
     given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
         with lock(ROOT / ".venv.lock", lambda: print("set-up: waiting for another one here")):
             Setup(given.torch or TORCH, given.mpi, given.data).run()
@@ -279,9 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(error.detail, file=sys.stderr)
         print(f"set-up: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except SystemExit:
         print("\nset-up: stopped; run it again to go on", file=sys.stderr)
-        return 130
+        raise
     except OSError as error:
         print(f"set-up: {error}: mend that and run it again", file=sys.stderr)
         return 1
