@@ -131,8 +131,6 @@ def test_pytest_starts_in_both_ways(program):
 
 @pytest.mark.parametrize("module", ["benchmarks.bench", "benchmarks.cluster", "benchmarks.kernels"])
 def test_benchmarks_start_as_modules(module):
-    if not (REPO / module.replace(".", "/")).with_suffix(".py").exists():
-        pytest.skip(f"{module} is not written yet")
     done = run_here(sys.executable, "-m", module, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
@@ -145,8 +143,8 @@ def test_files_are_short_enough_to_read():
     assert {name: count for name, count in lines.items() if count > 400} == {}
 
 
-def test_files_speak_of_the_repository_alone():
-    foreign = re.compile(r"/work/|/tmp/try|\bpypi\.org\b|download\.pytorch\.org|\bTODO\b|\bFIXME\b")
+def test_files_name_no_folder_of_a_person_and_leave_nothing_for_later():
+    foreign = re.compile(r"(?<![\w.}])/(?:home|root|Users|work)/|\bTODO\b|\bFIXME\b")
     own = Path(__file__).resolve()
     found = [path for path in sources() if path != own and foreign.search(path.read_text())]
     assert found == []
