@@ -34,12 +34,14 @@ UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 BURST = ("burst", "128kb", "latency", "50ms")
 LOWEST, HIGHEST = 0.8, 1.05
 # Shared memory would go round the limit. Plain sends and small buffers keep both directions of a
-# pair exchange going; without yielding, ranks that outnumber cores starve each other.
+# pair exchange going; without yielding, ranks that outnumber cores starve each other. Daemons that
+# stay in mpirun's session share one group of the scheduler: a group each (autogroup) would let a
+# waiting rank keep a core from the others for hundreds of milliseconds, which no real host does.
 MPIRUN_OPTIONS = shlex.split(
     f"--bind-to none --mca plm rsh --mca plm_rsh_no_tree_spawn 1 --mca pml ob1 --mca btl self,tcp "
     f"--mca oob_tcp_if_include {SUBNET}.0/24 --mca btl_tcp_if_include {SUBNET}.0/24 "
     "--mca btl_tcp_flags send --mca btl_tcp_sndbuf 131072 --mca btl_tcp_rcvbuf 262144 "
-    "--mca mpi_yield_when_idle 1"
+    "--mca mpi_yield_when_idle 1 --leave-session-attached"
 )
 ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "eth0",
