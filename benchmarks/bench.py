@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from benchmarks import data, launch, methods, plots, report, results
+from benchmarks.cluster import rate_or_none
 from benchmarks.errors import BenchError
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn's handwritten digits"}
@@ -38,7 +39,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
-    add("--rate", default="1gbit", help="of each emulated host's interface (%(default)s)")
+    add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
     add("--data", choices=("auto", *TITLES), default="auto")
     add("--epochs", type=int, help=f"default {EPOCHS['fashion-mnist']}")

@@ -72,12 +72,13 @@ class Network:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "command"}
 
 
-def check_launcher(mode: str, workers: int, rate: str) -> None:
+def check_launcher(mode: str, workers: int, rate: str | None) -> None:
     """Checks what `network` will need. Raises LaunchError."""
     if workers < 2:
         raise LaunchError(f"--workers: expected 2 or more, got {workers}")
     try:
-        bits_per_second(rate)
+        if rate is not None:
+            bits_per_second(rate)
     except ValueError as error:
         raise LaunchError(f"--{error}") from error
     reason = _why_no_cluster()
@@ -93,7 +94,7 @@ def check_launcher(mode: str, workers: int, rate: str) -> None:
 
 
 @contextmanager
-def network(mode: str, workers: int, rate: str) -> Iterator[Network]:
+def network(mode: str, workers: int, rate: str | None) -> Iterator[Network]:
     """The network to run on; 'auto' takes the emulated cluster where that can be had.
 
     Raises LaunchError, and ClusterError if the cluster fails or its limit does not bind.

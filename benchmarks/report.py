@@ -108,10 +108,9 @@ def network_text(result: Result) -> str:
     if network["mode"] == "loopback":
         return "loopback: no network was emulated"
     measured = rate_text(min(network["measured"]))
-    return (
-        f"{rate_text(network['bits_per_second'])} emulated between network namespaces "
-        f"(measured {measured})"
-    )
+    limit = network["bits_per_second"]
+    rate = "no limit" if limit is None else f"{rate_text(limit)} emulated"
+    return f"{rate} between network namespaces (measured {measured})"
 
 
 def table(result: Result) -> Table:

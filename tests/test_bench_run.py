@@ -158,7 +158,7 @@ def test_a_tiny_training_by_all_methods(tmp_path: Path) -> None:
 def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
     kept = tmp_path / "kept.json"
     folder = command(
-        "benchmarks.vote",
+        "benchmarks.allreduce",
         tmp_path,
         *("-b", "1M", "-e", "2M", "-n", "3", "-w", "1", "--json", str(kept)),
     )

@@ -1,16 +1,18 @@
 """Times one majority vote beside Horovod's allreduce, fp32 and fp16, on the same tensors.
 
-    python -m benchmarks.vote --network cluster --rate 1gbit
+    python -m benchmarks.allreduce --network cluster --rate 1gbit
 
 Sizes are bytes of fp32, doubling (--factor) from --min-bytes to --max-bytes; K, M and G are powers
 of 1024, as in nccl-tests. Time is that of the slowest rank; algbw = size / time; busbw = algbw x
-2 (M-1)/M, as nccl-tests has it for an allreduce. The wire limit is payload / rate.
+2 (M-1)/M, as nccl-tests has it for an allreduce. The wire limit is payload / rate. Speed-up is over
+Horovod's fp32, and over the fastest method that is no vote. Horovod is awake beside every method.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -25,11 +27,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import launch, methods, report, results
+from benchmarks.cluster import rate_or_none
 
 DEFAULT_BYTES = "102400000"  # 25.6 million coordinates: ResNet-50's
 COLUMNS = (
     *("size", "method", "median ms", "min", "max", "algbw", "busbw", "payload", "wire"),
-    *("limit ms", "wrong", "speed-up"),
+    *("limit ms", "wrong", "speed-up", "over best"),
 )
 
 
@@ -48,6 +51,7 @@ class Row:
         limit: payload / rate in seconds; None without a rate.
         wrong: coordinates of a sample that were wrong.
         speedup: the baseline's median over this one's; None without a baseline.
+        over_best: of a vote: the median of the fastest other method over this one's.
     """
 
     size: int
@@ -62,21 +66,26 @@ class Row:
     limit: float | None
     wrong: int
     speedup: float | None
+    over_best: float | None
 
 
 def summarise(result: results.Result) -> list[Row]:
     """The table's lines from the raw figures, in their order."""
     network = result["network"]
     workers, rate = network["workers"], network["bits_per_second"]
-    bases = {
-        raw["size"]: float(np.median(raw["seconds"]))
-        for raw in result["measured"]
-        if raw["method"] == methods.BASELINE
-    }
+    bases: dict[int, float] = {}
+    best: dict[int, float] = {}
+    for raw in result["measured"]:
+        median, size = float(np.median(raw["seconds"])), raw["size"]
+        if raw["method"] == methods.BASELINE:
+            bases[size] = median
+        if not methods.METHODS[raw["method"]].votes:
+            best[size] = min(median, best.get(size, median))
     rows = []
     for raw in result["measured"]:
         median = float(np.median(raw["seconds"]))
         base = bases.get(raw["size"])
+        votes = methods.METHODS[raw["method"]].votes
         rows.append(
             Row(
                 size=raw["size"],
@@ -91,6 +100,7 @@ def summarise(result: results.Result) -> list[Row]:
                 limit=8 * raw["payload_bytes"] / rate if rate else None,
                 wrong=raw["wrong"],
                 speedup=None if base is None else base / median,
+                over_best=best[raw["size"]] / median if votes and raw["size"] in best else None,
             )
         )
     return rows
@@ -98,7 +108,10 @@ def summarise(result: results.Result) -> list[Row]:
 
 def table(result: results.Result) -> Table:
     """The table that the benchmark ends with."""
-    title = f"{result['network']['workers']} workers, {report.network_text(result)}"
+    title = (
+        f"{result['network']['workers']} workers, {report.network_text(result)}; "
+        f"HOROVOD_CYCLE_TIME {result['setup']['cycle_time']:g} ms"
+    )
     shown = Table(header_style="bold", title_justify="left", title=title)
     for name in COLUMNS:
         shown.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
@@ -116,6 +129,7 @@ def table(result: results.Result) -> Table:
             "-" if row.limit is None else f"{1e3 * row.limit:.4g}",
             str(row.wrong),
             "-" if row.speedup is None else f"{row.speedup:.2f} x",
+            "-" if row.over_best is None else f"{row.over_best:.2f} x",
         )
     return shown
 
@@ -132,7 +146,7 @@ def size(text: str) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vote", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.allreduce", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("-b", "--min-bytes", type=size, default=DEFAULT_BYTES)
@@ -142,8 +156,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-w", "--warmup", type=int, default=2)
     add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
-    add("--rate", default="1gbit", help="of each emulated host's interface (%(default)s)")
+    add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
+    add("--cycle-time", type=float, default=1, help="ms, Horovod's (%(default)s)")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("results"), help="where the directory is made")
     add("--json", type=Path, help="write the raw figures here too")
@@ -168,8 +183,9 @@ def sizes(given: argparse.Namespace) -> list[int]:
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
     chosen = methods.chosen(given.methods.split(","))
+    os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
-        folder = results.create_directory(given.out, f"vote-{network.rate or network.mode}")
+        folder = results.create_directory(given.out, f"allreduce-{network.rate or network.mode}")
         config: dict[str, Any] = {
             "methods": [method.name for method in chosen],
             "sizes": sizes(given),
@@ -177,12 +193,19 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             "warmup": given.warmup,
             "seed": given.seed,
             "interface": network.interface,
+            "cycle_time": given.cycle_time,
         }
         result = results.new_result("allreduce")
         result.update(network=network.describe(), setup=config, measured=[])
         config_path, events = folder / "config.json", folder / "events.jsonl"
         config_path.write_text(json.dumps(config, indent=1) + "\n")
-        program = [sys.executable, "-m", "benchmarks.vote_torch", str(config_path), str(events)]
+        program = [
+            sys.executable,
+            "-m",
+            "benchmarks.allreduce_torch",
+            str(config_path),
+            str(events),
+        ]
         line = network.command(program)
         calls = len(config["sizes"]) * len(chosen) * (given.iters + given.warmup)
         with (
@@ -212,7 +235,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status; 2: it could not be done, and why."""
     given = parse(argv)
-    return launch.command_line("vote", lambda console: run(given, console))
+    return launch.command_line("allreduce", lambda console: run(given, console))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What each rank of the vote benchmark runs, for PyTorch.
+"""What each rank of the allreduce benchmark runs, for PyTorch.
 
-`benchmarks.vote` starts it as `python -m benchmarks.vote_torch CONFIG EVENTS`. Rank 0 appends one
-JSON object a line to EVENTS: `progress`, `measured` (raw times of one method and size), `done`.
+`benchmarks.allreduce` starts it as `python -m benchmarks.allreduce_torch CONFIG EVENTS`. Rank 0
+appends one JSON object a line to EVENTS: `progress`, `measured` (raw times of one method and size),
+`done`.
 
 The methods take turns, call by call, each round beginning with another one, so that a machine that
 becomes busier or quieter is the same for all.
@@ -131,7 +132,9 @@ def measure(config: Config, events: Events) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.vote_torch", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.allreduce_torch", description=__doc__
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("events", type=Path)
     arguments = parser.parse_args()

@@ -1,0 +1,125 @@
+"""How much of an exchange hides behind backward: the wait that a training step still sees.
+
+    python -m benchmarks.overlap --network cluster --rate 1gbit
+
+Each rank runs the same optimizer that users run on a model of 25.6 million weights whose backward
+computes nothing: as beside an accelerator, the processor sleeps until each layer's gradient is
+there. Backward sleeps as long as the exchange of all gradients at once takes by itself, which is
+measured in the same run. Exposed: wall time inside optimizer.synchronize() after backward; medians
+of the slowest rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import launch, methods, report, results
+from benchmarks.cluster import rate_or_none
+
+COLUMNS = ("method", "alone ms", "backward ms", "exposed ms", "min", "max", "exposed / alone")
+
+
+def table(result: results.Result) -> Table:
+    """The table that the benchmark ends with."""
+    setup = result["setup"]
+    title = (
+        f"{setup['layers']} layers of {setup['coordinates']:,} weights in all, "
+        f"{result['network']['workers']} workers, {report.network_text(result)}; "
+        f"HOROVOD_CYCLE_TIME {setup['cycle_time']:g} ms"
+    )
+    shown = Table(header_style="bold", title_justify="left", title=title)
+    for name in COLUMNS:
+        shown.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
+    for raw in result["measured"]:
+        alone, backward, exposed = (
+            1e3 * float(np.median(raw[key])) for key in ("alone", "backward", "exposed")
+        )
+        shown.add_row(
+            methods.METHODS[raw["method"]].label,
+            f"{alone:.4g}",
+            f"{backward:.4g}",
+            f"{exposed:.4g}",
+            f"{1e3 * min(raw['exposed']):.4g}",
+            f"{1e3 * max(raw['exposed']):.4g}",
+            f"{exposed / alone:.1%}",
+        )
+    return shown
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overlap", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add = parser.add_argument
+    add("--coordinates", type=int, default=25_600_000, help="weights (%(default)s)")
+    add("--layers", type=int, default=50, help="of equal size (%(default)s)")
+    add("--bucket-bytes", type=int, help="default: the optimizer's")
+    add("-n", "--iters", type=int, default=15)
+    add("-w", "--warmup", type=int, default=3)
+    add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
+    add("--network", choices=launch.NETWORKS, default="auto")
+    add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
+    add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
+    add("--cycle-time", type=float, default=1, help="ms, Horovod's (%(default)s)")
+    add("--out", type=Path, default=Path("results"), help="where the directory is made")
+    given = parser.parse_args(argv)
+    for option in ("coordinates", "layers", "iters", "warmup"):
+        if getattr(given, option) < 1:
+            parser.error(f"--{option}: expected 1 or more, got {getattr(given, option)}")
+    if given.coordinates < given.layers:
+        parser.error("--coordinates: expected no fewer than --layers")
+    return given
+
+
+def run(given: argparse.Namespace, console: Console) -> Path:
+    """Runs the benchmark and returns its directory."""
+    chosen = methods.chosen(given.methods.split(","))
+    os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
+    with launch.network(given.network, given.workers, given.rate) as network:
+        folder = results.create_directory(given.out, f"overlap-{network.rate or network.mode}")
+        config: dict[str, Any] = {
+            "methods": [method.name for method in chosen],
+            "coordinates": given.coordinates,
+            "layers": given.layers,
+            "bucket_bytes": given.bucket_bytes,
+            "iters": given.iters,
+            "warmup": given.warmup,
+            "cycle_time": given.cycle_time,
+        }
+        result = results.new_result("overlap")
+        result.update(network=network.describe(), setup=config, measured=[])
+        config_path, events = folder / "config.json", folder / "events.jsonl"
+        config_path.write_text(json.dumps(config, indent=1) + "\n")
+        program = [sys.executable, "-m", "benchmarks.overlap_torch", str(config_path), str(events)]
+        line = network.command(program)
+        with closing(launch.follow(line, events, folder / "ranks.log")) as told:
+            for event in told:
+                if event.pop("event") == "measured":
+                    console.print(f"{methods.METHODS[event['method']].label}: measured")
+                    result["measured"].append(event)
+    results.save(folder, result)
+    with (folder / "report.txt").open("w") as file:
+        Console(file=file, width=2 * report.WIDTH).print(table(result))
+    console.print(table(result))
+    console.print(f"raw figures and logs: {folder}")
+    return folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status; 2: it could not be done, and why."""
+    given = parse(argv)
+    return launch.command_line("overlap", lambda console: run(given, console))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What each rank of the overlap benchmark runs, for PyTorch.
+
+`benchmarks.overlap` starts it as `python -m benchmarks.overlap_torch CONFIG EVENTS`. Rank 0 appends
+one JSON object a line to EVENTS: `measured` (raw times of one method), `done`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hvd_sign.torch as hvd
+from benchmarks.events import Events
+from benchmarks.methods import Method, chosen
+
+Config = dict[str, Any]
+
+
+class Layer(torch.autograd.Function):
+    """A layer whose gradient is there after a while, as if an accelerator had computed it."""
+
+    @staticmethod
+    def forward(ctx, x, weight, gradient, seconds):
+        ctx.gradient, ctx.seconds = gradient, seconds
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, upstream):
+        time.sleep(ctx.seconds)
+        return upstream, ctx.gradient, None, None
+
+
+class Model:
+    """Layers of equal size, with gradients that differ from rank to rank."""
+
+    def __init__(self, config: Config) -> None:
+        count = config["coordinates"] // config["layers"]
+        torch.manual_seed(hvd.rank())
+        self.weights = [torch.nn.Parameter(torch.zeros(count)) for _ in range(config["layers"])]
+        self.gradients = [torch.randn(count) for _ in self.weights]
+
+    def backward(self, seconds: float) -> None:
+        """Makes the gradients, the last layer's first."""
+        x = torch.zeros(1, requires_grad=True)
+        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+            x = Layer.apply(x, weight, gradient, seconds / len(self.weights))
+        x.sum().backward()
+
+
+def slowest(values: list[float], name: str) -> list[float]:
+    """Each value of the rank where it is the largest."""
+    mine = torch.tensor(values, dtype=torch.float64).unsqueeze(0)
+    return hvd.allgather(mine, name=name).max(0).values.tolist()
+
+
+def measure(method: Method, config: Config) -> dict[str, list[float]]:
+    """Raw seconds, call by call: of the exchange alone, of backward, and of what it left."""
+    model = Model(config)
+    arguments: dict[str, Any] = {"compression": getattr(hvd.Compression, method.compression)}
+    if method.votes and config["bucket_bytes"]:
+        arguments["bucket_bytes"] = config["bucket_bytes"]
+    optimizer = hvd.DistributedOptimizer(
+        torch.optim.SGD(model.weights, lr=1e-4),
+        named_parameters=[(f"{method.name}.{i}", p) for i, p in enumerate(model.weights)],
+        **arguments,
+    )
+    alone = [_alone(method, model) for _ in range(_rounds(config))]
+    alone = slowest(alone[config["warmup"] :], f"{method.name}.alone")
+    seconds = sorted(alone)[len(alone) // 2]
+    backward, exposed = [], []
+    for _ in range(_rounds(config)):
+        hvd.barrier()
+        begin = time.perf_counter()
+        model.backward(seconds)
+        ready = time.perf_counter()
+        optimizer.synchronize()
+        exposed.append(time.perf_counter() - ready)
+        backward.append(ready - begin)
+        with optimizer.skip_synchronize():
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    first = config["warmup"]
+    return {
+        "alone": alone,
+        "backward": slowest(backward[first:], f"{method.name}.backward"),
+        "exposed": slowest(exposed[first:], f"{method.name}.exposed"),
+    }
+
+
+def _rounds(config: Config) -> int:
+    rounds: int = config["warmup"] + config["iters"]
+    return rounds
+
+
+def _alone(method: Method, model: Model) -> float:
+    """Seconds of one exchange of as many coordinates, with nothing beside it."""
+    flat = torch.cat(model.gradients)
+    hvd.barrier()
+    begin = time.perf_counter()
+    if method.votes:
+        hvd.allreduce_(flat, op=hvd.MajorityVote, name=f"{method.name}.alone")
+    else:
+        small, context = getattr(hvd.Compression, method.compression).compress(flat)
+        hvd.allreduce_(small, op=hvd.Average, name=f"{method.name}.alone")
+        getattr(hvd.Compression, method.compression).decompress(small, context)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overlap_torch", description=__doc__)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("events", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    hvd.init()
+    config = json.loads(arguments.config.read_text())
+    events = Events(arguments.events, hvd.rank())
+    for method in chosen(config["methods"]):
+        events.emit("measured", method=method.name, **measure(method, config))
+    events.emit("done")
+    hvd.shutdown()
+
+
+if __name__ == "__main__":
+    main()
