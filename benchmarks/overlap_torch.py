@@ -25,14 +25,15 @@ class Layer(torch.autograd.Function):
     """A layer whose gradient is there after a while, as if an accelerator had computed it."""
 
     @staticmethod
-    def forward(ctx, x, weight, gradient, seconds):
-        ctx.gradient, ctx.seconds = gradient, seconds
+    def forward(ctx, x, weight, gradients, seconds):
+        ctx.gradients, ctx.seconds = gradients, seconds
         return x.clone()
 
     @staticmethod
     def backward(ctx, upstream):
         time.sleep(ctx.seconds)
-        return upstream, ctx.gradient, None, None
+        # Nobody else holds it, so autograd takes it over without a copy.
+        return upstream, ctx.gradients.pop(), None, None
 
 
 class Model:
@@ -42,13 +43,21 @@ class Model:
         count = config["coordinates"] // config["layers"]
         torch.manual_seed(hvd.rank())
         self.weights = [torch.nn.Parameter(torch.zeros(count)) for _ in range(config["layers"])]
-        self.gradients = [torch.randn(count) for _ in self.weights]
+        self.signals = torch.randn(len(self.weights), count)
+        self.gradients: list[torch.Tensor] = []
+        self.renew()
+
+    def renew(self) -> None:
+        """Lays out the gradients of the next backward, in the buffers of the last one's."""
+        for weight, signal in zip(self.weights, self.signals, strict=True):
+            gradient, weight.grad = weight.grad, None
+            self.gradients.append(signal.clone() if gradient is None else gradient.copy_(signal))
 
     def backward(self, seconds: float) -> None:
         """Makes the gradients, the last layer's first."""
         x = torch.zeros(1, requires_grad=True)
-        for weight, gradient in zip(self.weights, self.gradients, strict=True):
-            x = Layer.apply(x, weight, gradient, seconds / len(self.weights))
+        for weight in self.weights:
+            x = Layer.apply(x, weight, self.gradients, seconds / len(self.weights))
         x.sum().backward()
 
 
@@ -83,7 +92,7 @@ def measure(method: Method, config: Config) -> dict[str, list[float]]:
         backward.append(ready - begin)
         with optimizer.skip_synchronize():
             optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
+        model.renew()
     first = config["warmup"]
     return {
         "alone": alone,
@@ -99,7 +108,7 @@ def _rounds(config: Config) -> int:
 
 def _alone(method: Method, model: Model) -> float:
     """Seconds of one exchange of as many coordinates, with nothing beside it."""
-    flat = torch.cat(model.gradients)
+    flat = model.signals.flatten().clone()
     hvd.barrier()
     begin = time.perf_counter()
     if method.votes:
