@@ -27,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks import launch, methods, report, results
-from benchmarks.cluster import rate_or_none
+from benchmarks.netns import rate_or_none
 
 DEFAULT_BYTES = "102400000"  # 25.6 million coordinates: ResNet-50's
 COLUMNS = (

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from benchmarks import data, launch, methods, plots, report, results
-from benchmarks.cluster import rate_or_none
 from benchmarks.errors import BenchError
+from benchmarks.netns import rate_or_none
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn's handwritten digits"}
 EPOCHS = {"fashion-mnist": 4, "digits": 20}

@@ -69,11 +69,6 @@ def bits_per_second(rate: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def rate_or_none(text: str) -> str | None:
-    """Returns what a command line's ``--rate`` says; ``none``: no limit."""
-    return None if text == "none" else text
-
-
 class EmulatedCluster:
     """Hosts on one machine, one rank each, joined at a given rate.
 
@@ -370,7 +365,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for made in (up, run):
         made.add_argument("--hosts", type=int, default=4)
         made.add_argument(
-            "--rate", type=rate_or_none, default="1gbit", help="100mbit, ..., none (%(default)s)"
+            "--rate",
+            type=netns.rate_or_none,
+            default="1gbit",
+            help="100mbit, ..., none (%(default)s)",
         )
         made.add_argument(
             "--no-check",

@@ -52,6 +52,11 @@ def why_unavailable() -> str | None:
     return None
 
 
+def rate_or_none(text: str) -> str | None:
+    """Returns what a command line's ``--rate`` says; ``none``: no limit."""
+    return None if text == "none" else text
+
+
 def command(*argv: str) -> str:
     """Runs a tool of iproute2 and returns its output.
 

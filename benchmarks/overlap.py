@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import launch, methods, report, results
-from benchmarks.cluster import rate_or_none
+from benchmarks.netns import rate_or_none
 
 COLUMNS = ("method", "alone ms", "backward ms", "exposed ms", "min", "max", "exposed / alone")
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +37,9 @@ CHUNK_BLOCKS = 25_000
 
 SLOTS = 6
 """Chunks under way at most."""
+
+MOST_THREADS = 8
+"""Unless asked for: fewer fill the memory's bandwidth."""
 
 
 def load_engine(mpi: Any) -> Any:
@@ -75,6 +80,44 @@ def load_engine(mpi: Any) -> Any:
         )
     logger.warning("votes go through mpi4py, not through the native engine: %s", reason)
     return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank runs: the host, the cores that it may use, and what HVD_SIGN_THREADS says."""
+
+    host: str
+    cores: frozenset[int]
+    said: str | None
+
+    @classmethod
+    def own(cls) -> Place:
+        """This process's."""
+        affinity = getattr(os, "sched_getaffinity", None)
+        cores = range(os.cpu_count() or 1) if affinity is None else affinity(0)
+        return cls(socket.gethostname(), frozenset(cores), os.environ.get("HVD_SIGN_THREADS"))
+
+
+def threads(places: Sequence[Place], rank: int) -> int:
+    """How many threads pack and apply: HVD_SIGN_THREADS, else the cores that the rank was given.
+
+    Args:
+        places: of all ranks. Cores that several ranks may use are shared out among them.
+        rank: whose threads.
+
+    Raises:
+        ValueError: HVD_SIGN_THREADS is not a number above 0, on any rank.
+    """
+    for number, place in enumerate(places):
+        if place.said is not None and not (place.said.isdecimal() and int(place.said) > 0):
+            raise ValueError(
+                f"HVD_SIGN_THREADS: expected 1 or more, got {place.said!r} on rank {number}"
+            )
+    mine = places[rank]
+    if mine.said is not None:
+        return int(mine.said)
+    sharing = sum(place.host == mine.host and bool(place.cores & mine.cores) for place in places)
+    return max(1, min(len(mine.cores) // sharing, MOST_THREADS))
 
 
 abandoned: list[Any] = []
@@ -165,6 +208,7 @@ class PipelinedBox(BallotBox):
             ballots=self.ballots,
             verdicts=self.verdicts,
         )
+        self._vote = self._pipeline.module.vote(self._plan)
 
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
@@ -185,8 +229,10 @@ class PipelinedBox(BallotBox):
                 out, _ = kernels.as_bits(out, bfloat16)
                 feeds.append((signal, out, factor, bfloat16, *cast))
                 taken.append(out is not None)
-        vote = self._pipeline.module.vote(
-            plan=self._plan,
+        if not self._vote.test():  # a joining rank serves before its last step has ended
+            self._vote = self._pipeline.module.vote(self._plan)
+        vote = self._vote
+        vote.begin(
             feeds=feeds,
             step=step,
             zero_key=self.zero_key,

@@ -20,7 +20,7 @@ from hvd_sign import link
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
 from hvd_sign.observe import observers
-from hvd_sign.pipeline import Pipeline, load_engine
+from hvd_sign.pipeline import Pipeline, Place, load_engine, threads
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
     HorovodCollectives,
@@ -117,13 +117,14 @@ class Runtime:
             return LocalTransport()
         transport = MpiTransport(communicator)
         module = load_engine(load_mpi())
-        here = module is not None, link.load_or_warn() if transport.rank == 0 else None
-        everywhere = transport.gather_objects(here)
+        known = link.load_or_warn() if transport.rank == 0 else None
+        everywhere = transport.gather_objects((module is not None, known, Place.own()))
         transport.link = everywhere[0][1]
-        if all(native for native, _ in everywhere):
+        if all(native for native, _, _ in everywhere):
             with self._lock:
                 if self._native is None:
-                    self._native = module, module.Engine()
+                    crew = threads([place for _, _, place in everywhere], transport.rank)
+                    self._native = module, module.Engine(crew)
                     self.engine.nap = self._native[1].nap
             transport.pipeline = Pipeline(*self._native, communicator)
         elif module is not None:

@@ -1,10 +1,12 @@
-"""Runs the C++ tests under the sanitizers of the compiler.
+"""Runs the C++ tests, most of them under the sanitizers of the compiler.
 
-    python -m scripts.sanitize [kernels] [engine]
+    python -m scripts.sanitize [kernels] [engine] [allocations]
 
 - kernels: hvd_sign/native/tests/compare.cpp under the address and undefined-behaviour sanitizers;
 - engine: hvd_sign/native/tests/race.cpp under the thread sanitizer, on 2 and on 4 ranks. MPI itself
-  is not compiled for the sanitizer: what it does alone is suppressed (tests/tsan.supp).
+  is not compiled for the sanitizer: what it does alone is suppressed (tests/tsan.supp);
+- allocations: hvd_sign/native/tests/allocations.cpp, on 2 ranks, without a sanitizer: the engine's
+  threads allocate nothing after the first votes.
 
 Builds in build/sanitize. Exit status 1 where a sanitizer finds something or a result is wrong.
 """
@@ -29,7 +31,7 @@ KERNELS = [
         *("apply", "avx2", "avx512", "dispatch", "message", "neon", "pack", "scalar", "tally"),
     )
 ]
-ENGINE = [NATIVE / "engine" / f"{name}.cpp" for name in ("engine", "plan", "stream")]
+ENGINE = [NATIVE / "engine" / f"{name}.cpp" for name in ("crew", "engine", "plan", "stream")]
 FLAGS = ["-std=c++17", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing"]
 
 
@@ -54,31 +56,42 @@ def kernels() -> bool:
 
 
 def engine() -> bool:
+    # The sanitizer's memory map does not bear the addresses that newer kernels draw at random.
+    steady = [shutil.which("setarch") or "setarch", "-R"]
+    options = f"suppressions={NATIVE / 'tests' / 'tsan.supp'} exitcode=66"
+    return on_ranks("race", ["-O1", "-fsanitize=thread"], (2, 4), steady, TSAN_OPTIONS=options)
+
+
+def allocations() -> bool:
+    return on_ranks("allocations", ["-O2"], (2,))
+
+
+def on_ranks(
+    program: str, flags: Sequence[str], sizes: Sequence[int], before: Sequence[str] = (), **env: str
+) -> bool:
+    """Builds a test program of the engine; tells whether it succeeds on all numbers of ranks."""
     compiler, launcher = shutil.which("mpicxx"), shutil.which("mpirun")
     if compiler is None or launcher is None:
-        print("engine: left out: no mpicxx and mpirun on PATH")
+        print(f"{program}: left out: no mpicxx and mpirun on PATH")
         return True
     # MPI's headers cast functions in a way that -Wextra dislikes.
-    flags = ["-O1", "-fsanitize=thread", "-Wno-cast-function-type"]
-    program = build(compiler, "race", [*KERNELS, *ENGINE], flags)
+    built = build(compiler, program, [*KERNELS, *ENGINE], [*flags, "-Wno-cast-function-type"])
     env = {
         **os.environ,
-        "TSAN_OPTIONS": f"suppressions={NATIVE / 'tests' / 'tsan.supp'} exitcode=66",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
+        **env,
     }
-    # The sanitizer's memory map does not bear the addresses that newer kernels draw at random.
-    steady = [shutil.which("setarch") or "setarch", "-R"]
-    for ranks in ("2", "4"):
-        command = [*steady, launcher, "-np", ranks, str(program)]
+    for ranks in sizes:
+        command = [*before, launcher, "-np", str(ranks), str(built)]
         if subprocess.run(command, env=env, timeout=300, check=False).returncode != 0:
             return False
     return True
 
 
-PARTS = {"kernels": kernels, "engine": engine}
+PARTS = {"kernels": kernels, "engine": engine, "allocations": allocations}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("parts", nargs="*", metavar="part", help="kernels, engine; none: both")
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help="kernels, engine, allocations; none: all"
+    )
     parts = parser.parse_args(arguments).parts or list(PARTS)
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

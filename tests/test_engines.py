@@ -7,9 +7,10 @@ import launch
 import pytest
 
 RUNS = {
-    "python": ("python", 25_000),
-    "small chunks": ("native", 192),
-    "one chunk": ("native", 10**6),
+    "python": ("python", 25_000, "1"),
+    "small chunks": ("native", 192, "1"),
+    "one chunk": ("native", 10**6, "1"),
+    "three threads": ("native", 10**6, "3"),
 }
 
 
@@ -19,9 +20,12 @@ RUNS = {
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_engines_and_chunks_give_equal_verdicts(program, ranks):
     digests = set()
-    for engine, chunk in RUNS.values():
+    for engine, chunk, threads in RUNS.values():
         outcome = program(
-            "engine_digest", launch.mpirun(ranks), str(chunk), extra={"HVD_SIGN_ENGINE": engine}
+            "engine_digest",
+            launch.mpirun(ranks),
+            str(chunk),
+            extra={"HVD_SIGN_ENGINE": engine, "HVD_SIGN_THREADS": threads},
         )
         found = re.findall(r"digest (\w{64}) (native|python)", outcome.output)
         assert len(found) == ranks, outcome.report()
@@ -32,6 +36,16 @@ def test_engines_and_chunks_give_equal_verdicts(program, ranks):
 
 def test_core_without_the_native_engine(inner):
     inner(3, "ranks_core_*.py", extra={"HVD_SIGN_ENGINE": "python"})
+
+
+def test_torch_votes_with_three_threads(inner):
+    inner(2, "ranks_torch_mixed.py", extra={"HVD_SIGN_THREADS": "3"})
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "many"])
+def test_a_wrong_number_of_threads_is_refused(program, threads):
+    with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_THREADS: expected 1 or more"):
+        program("engine_digest", launch.mpirun(2), "64", extra={"HVD_SIGN_THREADS": threads})
 
 
 def test_an_unknown_engine_is_refused(program):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from scripts import sanitize
@@ -19,4 +21,10 @@ def test_every_kernel_is_compiled() -> None:
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         sanitize.main(["kernel"])
-    assert "expected kernels or engine, got 'kernel'" in capsys.readouterr().err
+    assert "expected kernels or engine or allocations, got 'kernel'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("mpicxx") is None, reason="no compiler for MPI programs")
+def test_the_engine_allocates_nothing_once_it_runs(capfd: pytest.CaptureFixture[str]) -> None:
+    assert sanitize.main(["allocations"]) == 0, capfd.readouterr()
+    assert " 0 later, 0 wrong" in capfd.readouterr().out

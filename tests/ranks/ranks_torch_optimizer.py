@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_verdict_of_the_gathered_gradients(hvd, world, ties, exchange):
     optimizer = wrap(hvd, params, ties=ties, exchange=exchange)
     for turn in range(3):
         train(hvd, world, params, optimizer, turn, ties)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_buffers_are_made_once(hvd, world, exchange):
+    """The core's buffers are numpy's and Python's; a ballot has 125 kB here."""
+    params = [torch.nn.Parameter(torch.zeros(1_000_000))]
+    optimizer = wrap(hvd, params, exchange=exchange)
+
+    def step() -> None:
+        params[0].sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(3):
+            step()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 60_000
 
 
 @pytest.mark.parametrize("how", ["compression", "op", "both", "both by default op"])

@@ -19,7 +19,7 @@ constexpr std::chrono::microseconds kShortest{10}, kLongest{100};
 }  // namespace
 
 std::shared_ptr<Stream> Engine::open(MPI_Comm ballots, MPI_Comm verdicts) {
-  auto stream = std::make_shared<Stream>(ballots, verdicts);
+  auto stream = std::make_shared<Stream>(ballots, verdicts, crew_);
   const std::lock_guard<std::mutex> lock(mutex_);
   streams_.push_back(stream);
   return stream;
@@ -61,6 +61,7 @@ void Engine::run() {
 #endif
   std::vector<std::shared_ptr<Stream>> streams;
   std::vector<std::shared_ptr<Vote>> ended;
+  ended.reserve(256);
   int idle = 0;
   auto sleep = kShortest;
   for (;;) {

@@ -14,7 +14,8 @@ namespace hvd_sign {
 
 class Engine {
  public:
-  Engine() = default;
+  // How many threads pack and apply, the progress thread included.
+  explicit Engine(size_t threads = 1) : crew_(threads) {}
   ~Engine() { stop(); }
 
   std::shared_ptr<Stream> open(MPI_Comm ballots, MPI_Comm verdicts);
@@ -31,6 +32,7 @@ class Engine {
  private:
   void run();
 
+  Crew crew_;
   std::mutex mutex_;
   std::condition_variable work_, ended_;
   std::vector<std::shared_ptr<Stream>> streams_;

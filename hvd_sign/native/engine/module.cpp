@@ -76,20 +76,35 @@ Feed make_feed(nb::handle item, size_t count) {
   return feed;
 }
 
-PyVote make_vote(nb::object plan, nb::list feeds, uint64_t step, uint64_t zero_key,
-                 uint64_t tie_key, bool joined, bool keep, bool trace) {
+PyVote make_vote(nb::object plan) {
   auto vote = std::make_shared<Vote>();
   vote->plan = nb::cast<PyPlan&>(plan).plan;
-  for (size_t t = 0; t < feeds.size(); ++t) {
-    vote->feeds.push_back(make_feed(feeds[t], vote->plan->tensors[t].count));
+  vote->feeds.resize(vote->plan->tensors.size());
+  vote->done = true;
+  return {std::move(vote), std::move(plan), nb::none()};
+}
+
+void begin_vote(PyVote& self, nb::list feeds, uint64_t step, uint64_t zero_key, uint64_t tie_key,
+                bool joined, bool keep, bool trace) {
+  Vote& vote = *self.vote;
+  if (!vote.done.load(std::memory_order_acquire)) {
+    throw std::runtime_error("Vote.begin: it is under way");
   }
-  vote->step = step;
-  vote->zero_key = zero_key;
-  vote->tie_key = tie_key;
-  vote->joined = joined;
-  vote->keep = keep;
-  vote->trace = trace;
-  return {std::move(vote), std::move(plan), std::move(feeds)};
+  if (feeds.size() != vote.feeds.size()) {
+    throw std::invalid_argument("Vote.begin: expected " + std::to_string(vote.feeds.size()) +
+                                " feeds, got " + std::to_string(feeds.size()));
+  }
+  for (size_t t = 0; t < feeds.size(); ++t) {
+    vote.feeds[t] = make_feed(feeds[t], vote.plan->tensors[t].count);
+  }
+  vote.begin_anew();
+  vote.step = step;
+  vote.zero_key = zero_key;
+  vote.tie_key = tie_key;
+  vote.joined = joined;
+  vote.keep = keep;
+  vote.trace = trace;
+  self.feeds = std::move(feeds);
 }
 
 nb::dict totals(const PyVote& self) {
@@ -129,6 +144,8 @@ NB_MODULE(_engine, m) {
         "ballots"_a, "verdicts"_a);
 
   nb::class_<PyVote>(m, "Vote")
+      .def("begin", &begin_vote, nb::kw_only(), "feeds"_a, "step"_a, "zero_key"_a, "tie_key"_a,
+           "joined"_a, "keep"_a, "trace"_a)
       .def("test",
            [](const PyVote& self) { return self.vote->done.load(std::memory_order_acquire); })
       .def_prop_ro("error", [](const PyVote& self) { return self.vote->error; })
@@ -138,12 +155,11 @@ NB_MODULE(_engine, m) {
                    })
       .def("totals", &totals)
       .def("spans", &spans);
-  m.def("vote", &make_vote, nb::kw_only(), "plan"_a, "feeds"_a, "step"_a, "zero_key"_a, "tie_key"_a,
-        "joined"_a, "keep"_a, "trace"_a);
+  m.def("vote", &make_vote, "plan"_a);
 
   nb::class_<Stream>(m, "Stream");
   nb::class_<Engine>(m, "Engine")
-      .def(nb::init<>())
+      .def(nb::init<size_t>(), "threads"_a)
       .def("open",
            [](Engine& self, uintptr_t ballots, uintptr_t verdicts) {
              return self.open(communicator_at(ballots), communicator_at(verdicts));

@@ -3,17 +3,40 @@
 #include <algorithm>
 
 namespace hvd_sign {
+namespace {
 
-PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> parts,
+// What a thread takes at a time: 131,072 coordinates, whose packing takes longer than a wake-up.
+constexpr size_t kPartBlocks = 2048;
+constexpr size_t kStripBlocks = kChunkBlocks;
+static_assert(kPartBlocks % kChunkBlocks == 0 && kStripBlocks < kPartBlocks);
+
+}  // namespace
+
+PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> all,
                              const std::vector<Tensor>& tensors, size_t shards, bool nonzero,
                              size_t trailer_floats)
     : first_block(first),
-      pieces(std::move(parts)),
+      pieces(std::move(all)),
       geometry(pieces.empty() ? 0 : int64_t(pieces.back().first + pieces.back().blocks),
                int64_t(shards), nonzero, int64_t(trailer_floats)) {
   for (const Piece& piece : pieces) {
     first_blocks.push_back(int64_t(piece.first) - int64_t(piece.block));
     ordinals.push_back(tensors[piece.tensor].ordinal);
+  }
+  const auto add = [&](std::vector<size_t>& kind, size_t p, size_t begin, size_t end) {
+    const Piece& piece = pieces[p];
+    kind.push_back(parts.size());
+    parts.push_back({p, piece.block + begin, piece.first + begin,
+                     std::min(end * kBlock, piece.count) - begin * kBlock});
+  };
+  for (size_t p = 0; p < pieces.size(); ++p) {
+    const size_t blocks = pieces[p].blocks;
+    for (size_t begin = 0; begin < blocks; begin += kPartBlocks) {
+      const size_t end = std::min(begin + kPartBlocks, blocks);
+      const size_t strip = std::min(begin + kStripBlocks, end);
+      add(alone, p, begin, strip);
+      if (strip < end) add(shared, p, strip, end);
+    }
   }
 }
 

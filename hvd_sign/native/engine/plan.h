@@ -24,6 +24,14 @@ struct Piece {
   size_t count;   // coordinates
 };
 
+// A run of one piece's blocks that one thread works on.
+struct Part {
+  size_t piece;
+  size_t block;  // of the tensor: a multiple of 64
+  size_t first;  // block of the chunk
+  size_t count;  // coordinates
+};
+
 // What is packed, sent, tallied and applied in one go. The last chunk of a scaled bucket has no
 // blocks: it carries the tensors' scales, which are known when all else is packed.
 struct PipelineChunk {
@@ -32,6 +40,10 @@ struct PipelineChunk {
 
   size_t first_block;  // of the bucket
   std::vector<Piece> pieces;
+  std::vector<Part> parts;  // of all pieces, in their order; the same for any number of threads
+  // Which parts may be packed at the same time, and which only alone: blocks of a message share
+  // bytes of its bitmap, so between any two of the former there is a strip of the latter.
+  std::vector<size_t> shared, alone;
   Geometry geometry;
   std::vector<int64_t> first_blocks;  // of the pieces' tensors, counted from the chunk's start
   std::vector<uint64_t> ordinals;

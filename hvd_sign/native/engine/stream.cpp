@@ -70,6 +70,25 @@ Labels labels(const Vote& vote, Kind kind, uint32_t chunk) {
 
 }  // namespace
 
+void Vote::begin_anew() {
+  launched = decided = 0;
+  any_flags = 0;
+  all_flags = kAbstained | kJoined;
+  totals = {};
+  spans.clear();
+  error.clear();
+  done.store(false, std::memory_order_relaxed);
+}
+
+Stream::Stream(MPI_Comm ballots, MPI_Comm verdicts, Crew& crew)
+    : ballots_(ballots), verdicts_(verdicts), crew_(crew) {
+  // More than are ever under way, as a rule, so that none of these grows while votes are held.
+  incoming_.reserve(256);
+  active_.reserve(256);
+  cast_.reserve(256);
+  decided_.reserve(256);
+}
+
 void Stream::accept() {
   active_.insert(active_.end(), incoming_.begin(), incoming_.end());
   incoming_.clear();
@@ -131,28 +150,40 @@ void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& sl
   const Geometry& geometry = chunk.geometry;
   uint64_t nonfinite = 0, finite = 0;
   for (const Piece& piece : chunk.pieces) {
-    Feed& feed = vote.feeds[piece.tensor];
-    if (feed.signal == nullptr) {
-      copy_blocks(plan.ballots, plan.whole, chunk.first_block + piece.first, slot.ballots.data(),
-                  geometry, piece.first, piece.blocks);
-      finite += feed.packed.finite_coordinates;
-      // Counted with the tensor's first piece.
-      if (piece.block == 0) nonfinite += feed.packed.nonfinite_chunks;
-      continue;
-    }
-    const PackOptions options{plan.settings.ties,
-                              vote.zero_key,
-                              (plan.settings.rank & 1) != 0,
-                              plan.tensors[piece.tensor].ordinal,
-                              plan.settings.scaled,
-                              piece.block};
-    const PackResult result =
-        pack(feed.signal + piece.block * kBlock * bytes_of(feed.signal_type), feed.signal_type,
-             piece.count, slot.ballots.data(), geometry, piece.first, options);
-    feed.packed.abs_sum += result.abs_sum;
-    feed.packed.finite_coordinates += result.finite_coordinates;
-    nonfinite += result.nonfinite_chunks;
-    finite += result.finite_coordinates;
+    const Feed& feed = vote.feeds[piece.tensor];
+    if (feed.signal != nullptr) continue;
+    copy_blocks(plan.ballots, plan.whole, chunk.first_block + piece.first, slot.ballots.data(),
+                geometry, piece.first, piece.blocks);
+    finite += feed.packed.finite_coordinates;
+    // Counted with the tensor's first piece.
+    if (piece.block == 0) nonfinite += feed.packed.nonfinite_chunks;
+  }
+  packed_.resize(std::max(packed_.size(), chunk.parts.size()));
+  const auto pack_part = [&](size_t i) {
+    const Part& part = chunk.parts[i];
+    const size_t tensor = chunk.pieces[part.piece].tensor;
+    const Feed& feed = vote.feeds[tensor];
+    if (feed.signal == nullptr) return;
+    const PackOptions options{
+        plan.settings.ties,           vote.zero_key,        (plan.settings.rank & 1) != 0,
+        plan.tensors[tensor].ordinal, plan.settings.scaled, part.block};
+    packed_[i] =
+        pack(feed.signal + part.block * kBlock * bytes_of(feed.signal_type), feed.signal_type,
+             part.count, slot.ballots.data(), geometry, part.first, options);
+  };
+  if (crew_.threads() == 1) {
+    for (size_t i = 0; i < chunk.parts.size(); ++i) pack_part(i);
+  } else {
+    crew_.run(chunk.shared.size(), [&](size_t i) { pack_part(chunk.shared[i]); });
+    for (const size_t i : chunk.alone) pack_part(i);
+  }
+  for (size_t i = 0; i < chunk.parts.size(); ++i) {
+    Feed& feed = vote.feeds[chunk.pieces[chunk.parts[i].piece].tensor];
+    if (feed.signal == nullptr) continue;
+    feed.packed.abs_sum += packed_[i].abs_sum;
+    feed.packed.finite_coordinates += packed_[i].finite_coordinates;
+    nonfinite += packed_[i].nonfinite_chunks;
+    finite += packed_[i].finite_coordinates;
   }
   if (geometry.trailer_floats > 0) {
     for (size_t t = 0; t < geometry.shards * geometry.trailer_floats; ++t) {
@@ -176,7 +207,7 @@ void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& sl
 bool Stream::tally_next() {
   if (cast_.empty() || !has_ended(cast_.front().request)) return false;
   Travelling at = std::move(cast_.front());
-  cast_.pop_front();
+  cast_.erase(cast_.begin());
   trace(*at.vote, "ballots", at.number, at.begun);
   tally_chunk(at);
   if (at.vote->plan->settings.sharded) {
@@ -233,7 +264,7 @@ bool Stream::finish_next(std::vector<std::shared_ptr<Vote>>& ended) {
   Travelling& next = decided_.front();
   if (next.vote->plan->settings.sharded && !has_ended(next.request)) return false;
   Travelling at = std::move(next);
-  decided_.pop_front();
+  decided_.erase(decided_.begin());
   if (at.vote->plan->settings.sharded) trace(*at.vote, "verdict", at.number, at.begun);
   apply_chunk(at);
   at.slot->busy = false;
@@ -262,17 +293,19 @@ void Stream::apply_chunk(Travelling& at) {
       vote.all_flags &= flags_[i];
     }
   }
-  for (const Piece& piece : at.chunk->pieces) {
-    const Feed& feed = vote.feeds[piece.tensor];
-    if (vote.keep) {
+  if (vote.keep) {
+    for (const Piece& piece : at.chunk->pieces) {
       copy_blocks(verdicts, geometry, piece.first, plan.verdicts, plan.whole,
                   at.chunk->first_block + piece.first, piece.blocks);
     }
-    if (feed.out != nullptr) {
-      write_verdict(feed.out + piece.block * kBlock * bytes_of(feed.out_type), feed.out_type,
-                    piece.count, verdicts, geometry, piece.first, feed.factor);
-    }
   }
+  crew_.run(at.chunk->parts.size(), [&](size_t i) {
+    const Part& part = at.chunk->parts[i];
+    const Feed& feed = vote.feeds[at.chunk->pieces[part.piece].tensor];
+    if (feed.out == nullptr) return;
+    write_verdict(feed.out + part.block * kBlock * bytes_of(feed.out_type), feed.out_type,
+                  part.count, verdicts, geometry, part.first, feed.factor);
+  });
   for (size_t t = 0; t < plan.scales.size() && geometry.trailer_floats > 0; ++t) {
     plan.scales[t] =
         trailer(verdicts, geometry, t / geometry.trailer_floats)[t % geometry.trailer_floats];

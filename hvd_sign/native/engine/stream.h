@@ -6,11 +6,11 @@
 
 #include <atomic>
 #include <chrono>
-#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "crew.h"
 #include "plan.h"
 
 namespace hvd_sign {
@@ -38,7 +38,7 @@ struct Span {
   double begin, end;
 };
 
-// A vote on one bucket.
+// A vote on one bucket; may begin anew once it is done.
 struct Vote {
   std::shared_ptr<Plan> plan;
   std::vector<Feed> feeds;
@@ -54,13 +54,16 @@ struct Vote {
   std::vector<Span> spans;  // if traced
   std::string error;
   std::atomic<bool> done{false};
+
+  void begin_anew();
 };
 
 class Stream {
  public:
   // Two communicators of our own: collectives on each are begun in the order of the chunks on every
   // rank, though a chunk's verdict may be due before or after the next chunk's ballots.
-  Stream(MPI_Comm ballots, MPI_Comm verdicts) : ballots_(ballots), verdicts_(verdicts) {}
+  // The crew is that of the engine's thread.
+  Stream(MPI_Comm ballots, MPI_Comm verdicts, Crew& crew);
 
   // The engine's lock is held by those who call these three; accept() takes new votes over.
   void submit(std::shared_ptr<Vote> vote) { incoming_.push_back(std::move(vote)); }
@@ -89,10 +92,12 @@ class Stream {
   void apply_chunk(Travelling& at);
 
   MPI_Comm ballots_, verdicts_;
+  Crew& crew_;
   std::vector<std::shared_ptr<Vote>> incoming_;
   std::vector<std::shared_ptr<Vote>> active_;  // in order of submission
-  std::deque<Travelling> cast_;                // ballots under way, oldest first
-  std::deque<Travelling> decided_;             // verdicts under way, oldest first
+  std::vector<Travelling> cast_;               // ballots under way, oldest first
+  std::vector<Travelling> decided_;            // verdicts under way, oldest first
+  std::vector<PackResult> packed_;             // of a chunk's parts
   std::vector<uint16_t> flags_;
   std::vector<uint32_t> counters_;
   std::string broken_;
