@@ -11,12 +11,10 @@ Horovod's fp32, and over the fastest method that is no vote. Horovod is awake be
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -197,20 +195,10 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         }
         result = results.new_result("allreduce")
         result.update(network=network.describe(), setup=config, measured=[])
-        config_path, events = folder / "config.json", folder / "events.jsonl"
-        config_path.write_text(json.dumps(config, indent=1) + "\n")
-        program = [
-            sys.executable,
-            "-m",
-            "benchmarks.allreduce_torch",
-            str(config_path),
-            str(events),
-        ]
-        line = network.command(program)
         calls = len(config["sizes"]) * len(chosen) * (given.iters + given.warmup)
         with (
             Progress(console=console, refresh_per_second=4) as progress,
-            closing(launch.follow(line, events, folder / "ranks.log")) as told,
+            launch.measure(network, "benchmarks.allreduce_torch", config, folder) as told,
         ):
             bar = progress.add_task("calls", total=calls)
             for event in told:
@@ -225,10 +213,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
     path = results.save(folder, result)
     if given.json:
         given.json.write_text(path.read_text())
-    with (folder / "report.txt").open("w") as file:
-        Console(file=file, width=2 * report.WIDTH).print(table(result))
-    console.print(table(result))
-    console.print(f"raw figures and logs: {folder}")
+    report.show_table(table(result), folder, console)
     return folder
 
 

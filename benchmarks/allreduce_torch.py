@@ -10,20 +10,18 @@ becomes busier or quieter is the same for all.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import hvd_sign.torch as hvd
+from benchmarks import rank_torch
 from benchmarks.events import Events, bytes_sent
 from benchmarks.methods import Method, chosen
+from benchmarks.rank_torch import Config
 
-Config = dict[str, Any]
 CHECKED = 1 << 16  # coordinates that are compared
 TOLERANCE = {"none": 1e-5, "fp16": 1e-2}  # rounding of a mean of values near 1
 
@@ -131,18 +129,5 @@ def measure(config: Config, events: Events) -> None:
     events.emit("done")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.allreduce_torch", description=__doc__
-    )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("events", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    hvd.init()
-    measure(json.loads(arguments.config.read_text()), Events(arguments.events, hvd.rank()))
-    hvd.shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    rank_torch.main("benchmarks.allreduce_torch", __doc__, measure)

@@ -11,10 +11,8 @@ ranks' output stay in a directory under --out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -156,8 +154,6 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             given.out, f"train-{setup['source']['name']}-{network.rate or network.mode}"
         )
         config["interface"] = network.interface
-        config_path = folder / "config.json"
-        config_path.write_text(json.dumps(config, indent=1) + "\n")
         result = results.new_result("training")
         result["network"] = network.describe()
         console.print(
@@ -165,10 +161,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             f"({setup['data_text']}) on {network.workers} workers, "
             f"{report.network_text(result)}"
         )
-        events = folder / "events.jsonl"
-        program = [sys.executable, "-m", "benchmarks.train_torch", str(config_path), str(events)]
-        log = folder / "ranks.log"
-        with closing(launch.follow(network.command(program), events, log)) as told:
+        with launch.measure(network, "benchmarks.train_torch", config, folder) as told:
             result["methods"] = collect(told, setup, console)
     result["setup"] = setup
     result["summary"] = [asdict(row) for row in report.summarise(result)]

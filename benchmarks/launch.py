@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,25 @@ def network(mode: str, workers: int, rate: str | None) -> Iterator[Network]:
             cluster.check_limit(),
             "eth0",
         )
+
+
+def measure(
+    network: Network, module: str, config: Mapping[str, Any], folder: Path
+) -> closing[Iterator[dict[str, Any]]]:
+    """Runs a benchmark's program on all ranks; a context manager of its events.
+
+    Args:
+        network: where.
+        module: run as `python -m MODULE CONFIG EVENTS`.
+        config: what the ranks read from CONFIG.
+        folder: gets both files, and the ranks' output.
+
+    Raises LaunchError.
+    """
+    config_path, events = folder / "config.json", folder / "events.jsonl"
+    config_path.write_text(json.dumps(config, indent=1) + "\n")
+    line = network.command([sys.executable, "-m", module, str(config_path), str(events)])
+    return closing(follow(line, events, folder / "ranks.log"))
 
 
 def follow(

@@ -12,11 +12,9 @@ of the slowest rank.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +96,13 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         }
         result = results.new_result("overlap")
         result.update(network=network.describe(), setup=config, measured=[])
-        config_path, events = folder / "config.json", folder / "events.jsonl"
-        config_path.write_text(json.dumps(config, indent=1) + "\n")
-        program = [sys.executable, "-m", "benchmarks.overlap_torch", str(config_path), str(events)]
-        line = network.command(program)
-        with closing(launch.follow(line, events, folder / "ranks.log")) as told:
+        with launch.measure(network, "benchmarks.overlap_torch", config, folder) as told:
             for event in told:
                 if event.pop("event") == "measured":
                     console.print(f"{methods.METHODS[event['method']].label}: measured")
                     result["measured"].append(event)
     results.save(folder, result)
-    with (folder / "report.txt").open("w") as file:
-        Console(file=file, width=2 * report.WIDTH).print(table(result))
-    console.print(table(result))
-    console.print(f"raw figures and logs: {folder}")
+    report.show_table(table(result), folder, console)
     return folder
 
 

@@ -6,19 +6,16 @@ one JSON object a line to EVENTS: `measured` (raw times of one method), `done`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import hvd_sign.torch as hvd
+from benchmarks import rank_torch
 from benchmarks.events import Events
 from benchmarks.methods import Method, chosen
-
-Config = dict[str, Any]
+from benchmarks.rank_torch import Config
 
 
 class Layer(torch.autograd.Function):
@@ -120,20 +117,12 @@ def _alone(method: Method, model: Model) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overlap_torch", description=__doc__)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("events", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    hvd.init()
-    config = json.loads(arguments.config.read_text())
-    events = Events(arguments.events, hvd.rank())
+def measure_all(config: Config, events: Events) -> None:
+    """Measures one method after another."""
     for method in chosen(config["methods"]):
         events.emit("measured", method=method.name, **measure(method, config))
     events.emit("done")
-    hvd.shutdown()
 
 
 if __name__ == "__main__":
-    main()
+    rank_torch.main("benchmarks.overlap_torch", __doc__, measure_all)

@@ -192,3 +192,11 @@ def size_text(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+def show_table(shown: Table, folder: Path, console: Console) -> None:
+    """Prints a table, and writes it to the result directory."""
+    with (folder / "report.txt").open("w") as file:
+        Console(file=file, width=2 * WIDTH).print(shown)
+    console.print(shown)
+    console.print(f"raw figures and logs: {folder}")

@@ -11,28 +11,25 @@ or quieter is the same for all.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 import hvd_sign.torch as hvd
+from benchmarks import rank_torch
 from benchmarks.data import Source, Split, load
 from benchmarks.events import Events, Usage
 from benchmarks.methods import Method, chosen
 from benchmarks.models import MODELS, parameter_count
+from benchmarks.rank_torch import Config
 from hvd_sign.kernels import implementation
 
 EVALUATION_BATCH = 500
-Config = dict[str, Any]
 
 
 class Images:
@@ -186,16 +183,5 @@ def train(config: Config, events: Events) -> None:
     events.emit("done")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_torch", description=__doc__)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("events", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    hvd.init()
-    train(json.loads(arguments.config.read_text()), Events(arguments.events, hvd.rank()))
-    hvd.shutdown()
-
-
 if __name__ == "__main__":
-    main()
+    rank_torch.main("benchmarks.train_torch", __doc__, train)

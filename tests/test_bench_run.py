@@ -13,7 +13,7 @@ import launch as test_launch
 import psutil
 import pytest
 
-from benchmarks import bench, results, vote
+from benchmarks import allreduce, bench, results
 from benchmarks import launch as bench_launch
 from benchmarks.launch import LaunchError
 
@@ -71,14 +71,17 @@ def test_no_launcher(tmp_path, capsys, monkeypatch) -> None:
 )
 def test_sizes_that_make_no_sense(capsys, arguments, complaint) -> None:
     with pytest.raises(SystemExit) as left:
-        vote.main(arguments)
+        allreduce.main(arguments)
     assert left.value.code == 2
     assert complaint in capsys.readouterr().err
 
 
 def test_sizes_grow_by_the_factor() -> None:
-    assert vote.sizes(vote.parse(["-b", "1K", "-e", "9K"])) == [1024, 2048, 4096, 8192]
-    assert vote.sizes(vote.parse(["-b", "1M", "-e", "5M", "-f", "4"])) == [1 << 20, 1 << 22]
+    assert allreduce.sizes(allreduce.parse(["-b", "1K", "-e", "9K"])) == [1024, 2048, 4096, 8192]
+    assert allreduce.sizes(allreduce.parse(["-b", "1M", "-e", "5M", "-f", "4"])) == [
+        1 << 20,
+        1 << 22,
+    ]
 
 
 def follow(folder: Path, program: str, stall: float = 20) -> list[dict]:
@@ -168,3 +171,19 @@ def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
     methods = ["fp32", "fp16", "vote"]
     assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in methods]
     assert all(len(row["seconds"]) == 3 for row in result["measured"])
+
+
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_what_a_tiny_backward_hides(tmp_path: Path) -> None:
+    folder = command(
+        "benchmarks.overlap",
+        tmp_path,
+        *("--coordinates", "100000", "--layers", "5", "-n", "3", "-w", "1"),
+    )
+    result = results.load(folder)
+    assert [row["method"] for row in result["measured"]] == ["fp32", "fp16", "vote"]
+    for row in result["measured"]:
+        assert all(len(row[what]) == 3 for what in ("alone", "backward", "exposed"))
+        # Backward sleeps as long as the exchange alone takes, give or take what is not its own.
+        assert min(row["backward"]) >= sorted(row["alone"])[1] * 0.99
+    assert "exposed / alone" in (folder / "report.txt").read_text()
