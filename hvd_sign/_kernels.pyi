@@ -121,6 +121,7 @@ def tally(
     key: int,
     first_blocks: npt.NDArray[np.int64],
     ordinals: _Words,
+    parity: int = 0,
 ) -> tuple[int, int]: ...
 def write_verdict(
     out: _Array,

@@ -66,7 +66,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def coin_key(seed: int, stream: str, step: int) -> int:
-    number = {"zero": 1, "tie": 2}[stream]
+    number = {"zero": 1, "tie": 2, "node": 3}[stream]
     inner = mix((mix((seed + GOLDEN) & MASK) + GOLDEN * number) & MASK)
     return mix(inner ^ mix((step + GOLDEN) & MASK))
 

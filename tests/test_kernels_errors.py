@@ -262,7 +262,7 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], str]] = [
     ),
     (
         lambda: kernels.coin_key(1, "heads", 1),
-        "coin_key: stream: expected 'zero' or 'tie', got 'heads'",
+        "coin_key: stream: expected 'zero', 'tie' or 'node', got 'heads'",
     ),
     (lambda: kernels.Geometry(-1, 1), "Geometry: blocks: expected 0 to 281474976710656, got -1"),
     (lambda: kernels.Geometry(1, 0), "Geometry: shards: expected 1 to 2147483648, got 0"),

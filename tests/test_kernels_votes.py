@@ -37,6 +37,7 @@ def run_tally(
     shard: int = 0,
     firsts: Sequence[int] = (0,),
     ordinals: Sequence[int] = (5,),
+    parity: int = 0,
 ) -> tuple[np.ndarray, tuple[int, int]]:
     verdict = np.zeros(layout.message, np.uint8)
     seen = kernels.tally(
@@ -48,6 +49,7 @@ def run_tally(
         key=KEY,
         first_blocks=np.array(firsts, np.int64),
         ordinals=np.array(ordinals, np.uint64),
+        parity=parity,
     )
     return verdict, seen
 
@@ -206,6 +208,22 @@ def test_coins_follow_tensors_across_shards() -> None:
             tensor = max(t for t in range(5) if firsts[t] <= first + b)
             coins = coin_word(KEY, ordinals[tensor], first + b - firsts[tensor])
             assert layout.read(verdict, b) == (coins, True, 0)
+
+
+def test_odd_parity_inverts_the_coins_of_ties_alone() -> None:
+    layout = Layout(3, 1)
+    ballots = np.zeros((2, layout.message), np.uint8)
+    for b, (first, second) in enumerate([(MASK, 0), (MASK, MASK), (0xFF00, 0xF000)]):
+        layout.write(ballots[0], b, Block(first, True, 0))
+        layout.write(ballots[1], b, Block(second, True, 0))
+    coins = [coin_word(KEY, 5, b) for b in range(3)]
+    for parity in (0, 1, 2, 3):
+        turn = MASK if parity % 2 else 0
+        verdict, seen = run_tally(ballots, layout, COIN, parity=parity)
+        assert seen == (64 + 4, 0)
+        decided = [layout.read(verdict, b)[0] for b in range(3)]
+        tied = 0x0F00
+        assert decided == [coins[0] ^ turn, MASK, 0xF000 | tied & (coins[2] ^ turn)]
 
 
 def test_blocks_past_the_bucket_are_dead() -> None:

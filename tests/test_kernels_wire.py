@@ -157,6 +157,7 @@ def test_coins_frozen() -> None:
     assert out.tolist() == COINS_AT_77_3
     assert kernels.coin_key(0, "zero", 0) == 0x871B275E2C983E04
     assert kernels.coin_key(0, "tie", 0) == 0x3AF8798E18F8977E
+    assert kernels.coin_key(0, "node", 0) == 0x643BFD7F4C328A47
     assert kernels.coin_key(-1, "tie", 5) == kernels.coin_key(MASK, "tie", 5) == 0x1E3C7DE5AFBBBEC7
 
 

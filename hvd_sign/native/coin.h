@@ -14,7 +14,7 @@ inline uint64_t mix64(uint64_t x) {
   return x ^ x >> 31;
 }
 
-enum class CoinStream : uint64_t { zero = 1, tie = 2 };
+enum class CoinStream : uint64_t { zero = 1, tie = 2, node = 3 };
 
 inline uint64_t coin_key(uint64_t seed, CoinStream stream, uint64_t step) {
   return mix64(mix64(mix64(seed + kGolden) + kGolden * uint64_t(stream)) ^ mix64(step + kGolden));

@@ -46,6 +46,7 @@ struct TallyOptions {
   const int64_t* first_blocks;
   const uint64_t* ordinals;
   size_t tensors;
+  bool parity = false;  // inverts those coins, so that ties of two nodes cancel
 };
 
 struct TallyResult {

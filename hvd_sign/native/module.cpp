@@ -53,7 +53,8 @@ uint64_t coin_key_of(nb::int_ seed, const std::string& stream, uint64_t step) {
   const uint64_t bits = PyLong_AsUnsignedLongLongMask(seed.ptr());  // modulo 2^64
   if (stream == "zero") return coin_key(bits, CoinStream::zero, step);
   if (stream == "tie") return coin_key(bits, CoinStream::tie, step);
-  Argument{"coin_key", "stream"}.wrong_value("'zero' or 'tie'", "'" + stream + "'");
+  if (stream == "node") return coin_key(bits, CoinStream::node, step);
+  Argument{"coin_key", "stream"}.wrong_value("'zero', 'tie' or 'node'", "'" + stream + "'");
 }
 
 void coin_words_into(uint64_t key, uint64_t ordinal, uint64_t first_block, nb::handle out) {
@@ -214,7 +215,7 @@ nb::tuple check_in(nb::handle messages, const Geometry& geometry, int64_t kind, 
 
 nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle verdict,
                      int64_t shard, int64_t ties, uint64_t key, nb::handle first_blocks,
-                     nb::handle ordinals) {
+                     nb::handle ordinals, int64_t parity) {
   const MessageList from(ballots, {"tally", "ballots"}, Access::read, geometry);
   const ItemArray<uint8_t> to(verdict, {"tally", "verdict"}, Access::write,
                               int64_t(geometry.message_bytes));
@@ -232,7 +233,8 @@ nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle ve
                              key,
                              firsts.items(),
                              names.items(),
-                             firsts.size()};
+                             firsts.size(),
+                             (parity & 1) != 0};
   must_fit("tally", options.ties, geometry);
   const int64_t first = int64_t(options.shard * geometry.shard_blocks);
   bool ascending = options.tensors > 0 && options.first_blocks[0] <= first;
@@ -351,7 +353,7 @@ NB_MODULE(_kernels, m) {
   m.def("check", &check_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
         "stream"_a, "bucket"_a, "chunk"_a, "step"_a, "shard"_a = -1);
   m.def("tally", &tally_into, "ballots"_a.none(), "geometry"_a, "verdict"_a.none(), nb::kw_only(),
-        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none());
+        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none(), "parity"_a = 0);
   m.def("write_verdict", &write_into, "out"_a.none(), "messages"_a.none(), "geometry"_a,
         "first_block"_a, nb::kw_only(), "scale"_a = 1.0, "bfloat16"_a = false);
   m.def("apply_verdict", &apply_to, "p"_a.none(), "messages"_a.none(), "geometry"_a,

@@ -18,7 +18,8 @@ class CoinsOfBucket {
     while (tensor_ + 1 < options_.tensors && options_.first_blocks[tensor_ + 1] <= block) {
       coins_ = Coins(options_.key, options_.ordinals[++tensor_]);
     }
-    return coins_.word(uint64_t(block - options_.first_blocks[tensor_]));
+    const uint64_t coins = coins_.word(uint64_t(block - options_.first_blocks[tensor_]));
+    return options_.parity ? ~coins : coins;
   }
 
  private:
