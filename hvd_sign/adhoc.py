@@ -11,7 +11,7 @@ from zlib import crc32
 
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
-from hvd_sign.boxes import make_box
+from hvd_sign.boxes import check_possible, make_box
 from hvd_sign.buckets import Bucket, TensorSpec
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.options import VoteOptions
@@ -94,14 +94,15 @@ class AdHocStream(Stream):
             finished: called by the progress thread when the vote has ended well.
 
         Raises:
-            ValueError: no tensors, a vote of that name is under way on this rank, or ``step`` is
-                not in [0, 2^32).
+            ValueError: no tensors, a vote of that name is under way on this rank, ``step`` is not
+                in [0, 2^32), or the transport cannot hold such a vote.
             RuntimeError: the stream is closed.
         """
         if not tensors:
             raise ValueError("tensors: expected at least one, got none")
         if step is not None and not (isinstance(step, int) and 0 <= step < 2**32):
             raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
+        check_possible(options, self.transport)
         call = _Call(tensors, rule, options, step)
         with self.engine.lock:
             self.check_usable()

@@ -69,6 +69,14 @@ class Voter(Protocol):
         """Takes ``scale`` times the verdict from the slot."""
         ...
 
+    def read(self) -> npt.NDArray[np.float32] | None:
+        """The signal in host memory, as fp32; None to abstain."""
+        ...
+
+    def take(self, values: npt.NDArray[np.float32]) -> None:
+        """Takes numbers, float32[size], in the place of a verdict."""
+        ...
+
 
 class HostVoter:
     """A tensor in host memory.
@@ -98,6 +106,18 @@ class HostVoter:
         if self.out is not None:
             slot.write(self.out, scale)
 
+    def read(self) -> npt.NDArray[np.float32] | None:
+        """The signal in fp32; what is too large for it becomes Inf."""
+        if self.signal is None:
+            return None
+        with np.errstate(over="ignore"):
+            return np.asarray(self.signal).astype(np.float32, copy=False)
+
+    def take(self, values: npt.NDArray[np.float32]) -> None:
+        """Overwrites ``out``."""
+        if self.out is not None:
+            self.out[...] = values.reshape(self.out.shape)
+
 
 class Slot(NamedTuple):
     """A tensor's place in a ballot box."""
@@ -117,16 +137,11 @@ class Slot(NamedTuple):
                 self.first_block,
                 ties=box.ties,
                 key=box.zero_key,
-                parity=self.parity,
+                parity=box.parity,
                 ordinal=self.spec.ordinal,
                 want_abs=box.scaled,
             )
         )
-
-    @property
-    def parity(self) -> bool:
-        """Whether this voter's zero coins are turned round, so that two voters' zeros cancel."""
-        return bool(self.box.transport.rank & 1)
 
     def abstain(self) -> None:
         """Casts nothing in all of the tensor's blocks."""
@@ -155,6 +170,7 @@ class BallotBox(ABC):
         verdicts: uint8, the messages that slots take the verdict from, laid out likewise.
         zero_key: of the coins that cast zeros in this step.
         tie_key: of the coins that decide ties in this step.
+        parity: whether this rank's zero coins are turned round, so that two ranks' zeros cancel.
     """
 
     geometry: kernels.Geometry
@@ -183,6 +199,7 @@ class BallotBox(ABC):
             for spec, first in zip(bucket.specs, bucket.first_blocks, strict=False)
         ]
         self.zero_key = self.tie_key = 0
+        self.parity = bool(transport.rank & 1)
         self.verdict_flags = 0
 
     @abstractmethod
@@ -206,6 +223,11 @@ class BallotBox(ABC):
         """Chooses the step's coins."""
         self.zero_key = kernels.coin_key(self.options.seed, "zero", step)
         self.tie_key = kernels.coin_key(self.options.seed, "tie", step)
+
+    def note_nonfinite(self, step: int, chunks: int) -> None:
+        """Counts the chunks in which this rank met NaN or Inf."""
+        recorder.add(nonfinite_chunks=chunks)
+        self.log_abstention(step, chunks)
 
     def log_abstention(self, step: int, chunks: int) -> None:
         """Tells once a process that this rank met NaN or Inf."""
@@ -236,3 +258,13 @@ class BallotBox(ABC):
     def all_joined(self) -> bool:
         """Whether every rank has joined."""
         return bool(self.verdict_flags & kernels.JOINED)
+
+
+def combine(flags: Sequence[int]) -> int:
+    """Flags of several messages in one: joined or abstained if all are, non-finite if any is."""
+    every = kernels.JOINED | kernels.ABSTAINED
+    anyone = 0
+    for flag in flags:
+        every &= flag
+        anyone |= flag
+    return every | (anyone & kernels.NONFINITE)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from hvd_sign.options import AUTO
+
 BLOCK = 64
 """Coordinates in a block: one word of the sign plane, one bit of the activity bitmap."""
 
@@ -73,6 +75,13 @@ class Bucket:
         return int(self.first_blocks[-1])
 
 
+def check_bucket_bytes(value: object) -> None:
+    """Raises ValueError unless ``value`` is a number above zero, or ``"auto"``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value != AUTO and not (number and value > 0):  # type: ignore[operator]
+        raise ValueError(f"bucket_bytes: expected a number above zero or 'auto', got {value!r}")
+
+
 def plan_buckets(
     specs: Sequence[TensorSpec],
     bucket_bytes: int,
@@ -89,8 +98,7 @@ def plan_buckets(
     Raises:
         ValueError: ``bucket_bytes`` is not positive.
     """
-    if bucket_bytes <= 0:
-        raise ValueError(f"bucket_bytes: expected a number above zero, got {bucket_bytes!r}")
+    check_bucket_bytes(bucket_bytes)
     if groups is not None:
         grouped = {position for group in groups for position in group}
         loners = [[position] for position in range(len(specs)) if position not in grouped]

@@ -19,9 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     bench_link = commands.add_parser(
         "bench-link",
-        help="measure the link between the ranks, for exchange='auto'",
+        help="measure the link between the ranks, for 'auto' settings",
         description="Measures latency and bandwidth between the ranks and the speed of the "
-        "kernels, and writes the file that exchange='auto' reads. Start it as the training: "
+        "kernels, and writes the file that exchange='auto' and bucket_bytes='auto' read. Start it "
+        "as the training: "
         "mpirun -np 8 hvd-sign bench-link",
     )
     bench_link.add_argument("--out", type=Path, default=link.default_file(), metavar="FILE")
@@ -44,8 +45,14 @@ def _bench_link(out: Path, seconds: float) -> int:
     transport.close(release=True)
     if world.Get_rank() == 0:
         link.save(model, out)
-        print(f"latency    {1e6 * model.latency:10.1f} us a message")
-        print(f"bandwidth  {model.bandwidth / 1e6:10.1f} MB/s a rank")
+        for where, latency, bandwidth in (
+            ("", model.latency, model.bandwidth),
+            (", inside a node", model.local_latency, model.local_bandwidth),
+            (", between nodes' leaders", model.node_latency, model.node_bandwidth),
+        ):
+            if latency is not None and bandwidth is not None:
+                print(f"latency    {1e6 * latency:10.1f} us a message{where}")
+                print(f"bandwidth  {bandwidth / 1e6:10.1f} MB/s a rank{where}")
         print(f"pack       {model.pack / 1e9:10.2f} billion coordinates/s")
         print(f"tally      {model.tally / 1e9:10.2f} GB of ballots/s")
         print(f"apply      {model.apply / 1e9:10.2f} billion coordinates/s")

@@ -38,6 +38,8 @@ def allreduce(
     seed: int = 0,
     step: int | None = None,
     scale: str = "none",
+    local: str = "vote",
+    fallback: str | None = None,
 ) -> npt.NDArray[Any]:
     """Decides each coordinate of ``array`` by a vote of all ranks. Blocks.
 
@@ -48,7 +50,7 @@ def allreduce(
         array: fp32, fp64, fp16 or (ml_dtypes) bf16, any shape; the same shape and type on all
             ranks. Not modified.
         op: a vote rule, as class or instance.
-        exchange: ``"sharded"``, ``"allgather"`` or ``"auto"``.
+        exchange: ``"sharded"``, ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
         ties: ``"coin"``, ``"zero"`` or ``"positive"``.
         comm: an mpi4py communicator; MPI_COMM_WORLD if None.
         name: of the vote; without one, votes are matched by how many unnamed ones came before.
@@ -56,18 +58,23 @@ def allreduce(
         step: the coins' argument beside seed and name, in [0, 2^32); by default the number of
             earlier votes of that name.
         scale: ``"none"``, or ``"mean_abs"`` to multiply by the ranks' mean absolute value.
+        local: ``"vote"`` or ``"mean"``: what makes a node's ballot if the exchange is hierarchical.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce where the cost
+            model expects it to be faster; the sign of the mean, or with ``scale`` the mean itself.
 
     Returns:
         An array like ``array`` of the verdict in {-1, 0, +1}, times the scale.
 
     Raises:
         TypeError: the element type cannot be voted on, or ``comm`` is no intracommunicator.
-        ValueError: an unknown op, exchange, ties or scale; or ranks differ in anything, in which
+        ValueError: an unknown or contradictory option; or ranks differ in anything, in which
             case all ranks raise the same error.
     """
     rule = make_rule(op)
     check_exchange(exchange)
-    options = VoteOptions(ties=ties, exchange=exchange, seed=seed, scale=scale)
+    options = VoteOptions(
+        ties=ties, exchange=exchange, seed=seed, scale=scale, local=local, fallback=fallback
+    )
     signal = np.asarray(array, order="C")
     check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)
     out = np.empty_like(signal)

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 TIES = ("coin", "zero", "positive")
 SCALES = ("none", "mean_abs")
 NONFINITE = ("abstain", "skip")
+LOCAL = ("vote", "mean")
+AUTO = "auto"
+"""Of exchanges: per bucket the cheapest, by the cost model."""
+ALLREDUCE = "allreduce"
+"""The only fallback."""
 
 
 def choose(argument: str, value: object, known: tuple[str, ...]) -> str:
@@ -40,12 +45,17 @@ class VoteOptions:
     Attributes:
         ties: what decides zeros and ties: ``"coin"`` (a counter-based coin, equal on all ranks),
             ``"zero"`` (exact, a second bit each way) or ``"positive"``.
-        exchange: how ballots travel: ``"sharded"``, ``"allgather"`` or ``"auto"``.
+        exchange: how ballots travel: ``"sharded"``, ``"allgather"``, ``"hierarchical"`` or
+            ``"auto"``.
         seed: of the coins.
         scale: ``"none"`` leaves the verdict at +-1; ``"mean_abs"`` multiplies each tensor's by the
             voters' mean absolute signal.
         nonfinite: what NaN or Inf does on a rank: ``"abstain"`` in that chunk of 4096 coordinates,
             or ``"skip"`` the step on all ranks.
+        local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` of its
+            ranks, or the sign of their ``"mean"`` in fp32.
+        fallback: ``"allreduce"`` lets ``exchange="auto"`` take a dense fp32 allreduce for buckets
+            that the cost model expects it to be faster for.
     """
 
     ties: str = "coin"
@@ -53,11 +63,29 @@ class VoteOptions:
     seed: int = 0
     scale: str = "none"
     nonfinite: str = "abstain"
+    local: str = "vote"
+    fallback: str | None = None
 
     def __post_init__(self) -> None:
-        """Checks every field but the exchange, which its registry checks."""
+        """Checks every field but the exchange, which its registry checks.
+
+        Raises:
+            ValueError: names the field, the known values and what came.
+        """
         choose("ties", self.ties, TIES)
         choose("scale", self.scale, SCALES)
         choose("nonfinite", self.nonfinite, NONFINITE)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise ValueError(f"seed: expected an integer, got {self.seed!r}")
+        choose("local", self.local, LOCAL)
+        if self.local != "vote" and self.exchange not in ("hierarchical", AUTO):
+            raise ValueError(
+                f"local: {self.local!r} needs exchange='hierarchical' or 'auto', got "
+                f"{self.exchange!r}"
+            )
+        if self.fallback is not None:
+            choose("fallback", self.fallback, (ALLREDUCE,))
+            if self.exchange != AUTO:
+                raise ValueError(
+                    f"fallback: {self.fallback!r} needs exchange='auto', got {self.exchange!r}"
+                )

@@ -22,6 +22,7 @@ from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import get_exchange
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions, choose
+from hvd_sign.planning import planned_chunk_blocks
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.transports.mpi import MpiTransport
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hvd_sign")
 
 CHUNK_BLOCKS = 25_000
-"""Blocks of 64 coordinates in a chunk of the pipeline: 1.6 million coordinates, 200 KB of signs."""
+"""Blocks of 64 coordinates in a chunk of the pipeline at most: 1.6 million coordinates, 200 KB of
+signs. Where the link was measured, a chunk may be planned to be smaller."""
 
 SLOTS = 6
 """Chunks under way at most."""
@@ -203,7 +205,7 @@ class PipelinedBox(BallotBox):
             voters=transport.size,
             stream=stream,
             bucket=bucket.index,
-            chunk_blocks=CHUNK_BLOCKS,
+            chunk_blocks=planned_chunk_blocks(bucket.blocks, CHUNK_BLOCKS, options, transport),
             slots=SLOTS,
             ballots=self.ballots,
             verdicts=self.verdicts,

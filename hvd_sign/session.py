@@ -8,18 +8,21 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from hashlib import sha256
+from typing import Any
 
 from hvd_sign.agreement import disagreement
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import BallotBox, HostVoter, Voter
-from hvd_sign.boxes import make_box
-from hvd_sign.buckets import TensorSpec, plan_buckets
+from hvd_sign.boxes import check_possible, make_box
+from hvd_sign.buckets import TensorSpec, check_bucket_bytes, plan_buckets
+from hvd_sign.dense import DenseBox
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.exchanges import AUTO
 from hvd_sign.link import measure
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.pipeline import PipelinedBox
+from hvd_sign.planning import planned_bucket_bytes
 from hvd_sign.stats import recorder, vote_stats
 from hvd_sign.votes import VoteRule
 
@@ -39,11 +42,13 @@ class VoteSession:
         rule: decides.
         algorithm: chooses the signals.
         options: the same on all ranks.
-        bucket_bytes: size of a bucket, in bytes of fp32 gradient.
+        bucket_bytes: size of a bucket, in bytes of fp32 gradient, or ``"auto"`` to plan it from
+            the link's measured constants.
         groups: positions of tensors that share a bucket; replaces ``bucket_bytes``.
 
     Raises:
-        ValueError: ranks differ in the tensors or the options; the same on every rank.
+        ValueError: ``bucket_bytes`` is no size, the transport cannot hold such votes, or ranks
+            differ in the tensors or the options; the same on every rank.
     """
 
     def __init__(
@@ -54,20 +59,25 @@ class VoteSession:
         algorithm: Algorithm,
         options: VoteOptions,
         *,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | str = BUCKET_BYTES,
         groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        buckets = plan_buckets(specs, bucket_bytes, groups)
-        _agree(stream, specs, rule, options, [bucket.specs for bucket in buckets])
-        if options.exchange == AUTO and stream.transport.link is None:
+        check_bucket_bytes(bucket_bytes)
+        check_possible(options, stream.transport)
+        _agree(stream, specs, rule, options, bucket_bytes, groups)
+        if AUTO in (options.exchange, bucket_bytes) and stream.transport.link is None:
             stream.transport.link = measure(stream.transport)
+        if isinstance(bucket_bytes, str):
+            sizes = (spec.size for spec in specs)
+            bucket_bytes = planned_bucket_bytes(sizes, options, stream.transport)
+        buckets = plan_buckets(specs, bucket_bytes, groups)
         self.stream = stream
         self.options = options
         self._boxes = [
             make_box(bucket, rule, algorithm, options, stream.transport, stream.number)
             for bucket in buckets
         ]
-        stream.starts_ahead = all(isinstance(box, PipelinedBox) for box in self._boxes)
+        stream.starts_ahead = all(isinstance(box, PipelinedBox | DenseBox) for box in self._boxes)
         self._bucket_of = {
             spec.ordinal: bucket.index for bucket in buckets for spec in bucket.specs
         }
@@ -239,15 +249,18 @@ def _agree(
     specs: Sequence[TensorSpec],
     rule: VoteRule,
     options: VoteOptions,
-    buckets: Sequence[Sequence[TensorSpec]],
+    bucket_bytes: int | str,
+    groups: Sequence[Sequence[int]] | None,
 ) -> None:
     """Raises the same ValueError on every rank if they differ in anything that matters."""
-    plan = [[spec.name for spec in bucket] for bucket in buckets]
     claim = {"op": repr(rule), **asdict(options)}
-    digest = sha256(repr((claim, list(specs), plan)).encode()).digest()
+    shared: dict[str, Any] = {"groups": None, "bucket_bytes": bucket_bytes}
+    if groups is not None:
+        shared = {"groups": [sorted(group) for group in groups], "bucket_bytes": None}
+    digest = sha256(repr((claim, list(specs), shared)).encode()).digest()
     if len(set(stream.transport.gather_objects(digest))) == 1:
         return
-    claims = stream.transport.gather_objects((claim, list(specs), plan))
+    claims = stream.transport.gather_objects((claim, list(specs), shared))
     sentence = disagreement("DistributedOptimizer", [theirs[0] for theirs in claims])
     for position in range(max(len(theirs[1]) for theirs in claims)):
         if sentence is not None:
@@ -257,6 +270,5 @@ def _agree(
         nothing = dict.fromkeys(vars(TensorSpec("", (), "", 0)), "nothing")
         sentence = disagreement(f"parameter {name!r}", [{**nothing, **row} for row in rows])
     if sentence is None:
-        plans = [{"plan of the buckets": theirs[2]} for theirs in claims]
-        sentence = disagreement("DistributedOptimizer", plans)
+        sentence = disagreement("DistributedOptimizer", [theirs[2] for theirs in claims])
     raise ValueError(sentence)

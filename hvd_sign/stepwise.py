@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hvd_sign import kernels
 from hvd_sign.algorithms import Algorithm
-from hvd_sign.ballots import BallotBox, Voter
+from hvd_sign.ballots import BallotBox, Voter, combine
 from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import get_exchange
 from hvd_sign.observe import observers
@@ -28,8 +28,9 @@ class StepwiseBox(BallotBox):
     """The bucket's messages, one for each shard.
 
     Attributes:
-        received: uint8, one message from each voter.
+        received: uint8, one message from each of the ballots that meet in a tally.
         verdict: uint8, one message: what this rank decided.
+        step: number of the vote under way.
     """
 
     def __init__(
@@ -42,58 +43,78 @@ class StepwiseBox(BallotBox):
         stream: int,
     ) -> None:
         super().__init__(bucket, rule, algorithm, options, transport, stream)
-        self.exchange = get_exchange(options.exchange)
-        shards = self.exchange.shards(transport.size)
+        self.exchange = get_exchange(options.exchange)(transport)
+        self.parity = self.exchange.parity
+        shards = self.exchange.shards
         self._scales_per_message = -(-len(bucket.specs) // shards) if self.scaled else 0
         self.geometry = kernels.Geometry(
             bucket.blocks, shards, options.ties == "zero", self._scales_per_message
         )
         one = self.geometry.message_bytes
         self.ballots = np.zeros(self.geometry.total_bytes, np.uint8)
-        self.received = np.zeros(one * transport.size, np.uint8)
+        self.received = np.zeros(one * self.exchange.ballots, np.uint8)
         self.verdict = np.zeros(one, np.uint8)
         self.verdicts = np.zeros(self.geometry.total_bytes, np.uint8)
-        self._step = 0
+        self.step = 0
 
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
     ) -> Iterator[Pending]:
         """One vote: cast, exchange, obey."""
-        with recorder.timed("pack_seconds"), self._span("pack", step):
-            self._cast(step, voters, joined)
-        for pending in self.exchange.run(self):
+        self.step = step
+        self.begin(step)
+        for pending in self.exchange.run(self, voters, joined=joined):
             start = time.perf_counter()
-            with self._span("exchange", step):
+            with self._span("exchange"):
                 yield pending
             recorder.add(exchange_seconds=time.perf_counter() - start)
         recorder.add(votes=1)
         if obey:
-            with self._span("apply", step):
+            with self._span("apply"):
                 self.obey(voters)
 
     @contextmanager
-    def _span(self, what: str, step: int) -> Iterator[None]:
+    def _span(self, what: str) -> Iterator[None]:
         begin = time.monotonic()
         yield
         if observers.timeline is not None:
             observers.timeline.span(
-                what, self.stream, begin, time.monotonic(), step=step, bucket=self.bucket.index
+                what, self.stream, begin, time.monotonic(), step=self.step, bucket=self.bucket.index
             )
 
-    def _cast(self, step: int, voters: Sequence[Voter], joined: bool) -> None:
-        self._step = step
-        self.begin(step)
+    def cast(
+        self,
+        voters: Sequence[Voter],
+        *,
+        joined: bool,
+        sender: int | None = None,
+        nonfinite: int = 0,
+    ) -> None:
+        """Packs and seals this rank's ballot; called by exchanges.
+
+        Args:
+            voters: one for each of the bucket's tensors.
+            joined: this rank has no more data.
+            sender: its number among those whose ballots meet; the exchange's own by default.
+            nonfinite: chunks with NaN or Inf that were met before.
+        """
+        with recorder.timed("pack_seconds"), self._span("pack"):
+            self._cast(
+                voters, joined, self.exchange.number if sender is None else sender, nonfinite
+            )
+
+    def _cast(self, voters: Sequence[Voter], joined: bool, sender: int, nonfinite: int) -> None:
         casts = [voter.cast(slot) for voter, slot in zip(voters, self.slots, strict=True)]
         if self.scaled:
-            trailers = self._trailers(self.ballots)
+            trailers = self.trailers(self.ballots)
             means = np.full(trailers.size, np.nan, np.float32)
             means[: len(casts)] = [
                 cast.abs_sum / cast.finite if cast.finite else np.nan for cast in casts
             ]
             trailers[:] = means.reshape(trailers.shape)
-        nonfinite = sum(cast.nonfinite_chunks for cast in casts)
-        recorder.add(nonfinite_chunks=nonfinite)
-        self.log_abstention(step, nonfinite)
+        found = sum(cast.nonfinite_chunks for cast in casts)
+        self.note_nonfinite(self.step, found)
+        nonfinite += found
         flags = 0
         if nonfinite:
             flags |= kernels.NONFINITE
@@ -101,47 +122,58 @@ class StepwiseBox(BallotBox):
             flags |= kernels.ABSTAINED
         if joined:
             flags |= kernels.JOINED
-        self._seal(self.ballots, kernels.BALLOT, flags, nonfinite, shard=-1)
+        self.seal(self.ballots, kernels.BALLOT, flags, nonfinite, sender=sender)
 
     def tally(self, shard: int) -> None:
         """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
-        with recorder.timed("tally_seconds"), self._span("tally", self._step):
-            flags, counters = self._check(self.received, kernels.BALLOT, shard)
+        with recorder.timed("tally_seconds"), self._span("tally"):
+            flags, counters = self.check(self.received, kernels.BALLOT, shard)
             seen = self.rule.tally(self, shard)
-            self.verdict_flags = _combine(flags)
-            self._seal(self.verdict, kernels.VERDICT, self.verdict_flags, sum(counters), shard)
+            self.verdict_flags = combine(flags)
+            self.seal(
+                self.verdict,
+                kernels.VERDICT,
+                self.verdict_flags,
+                sum(counters),
+                sender=self.exchange.number,
+                shard=shard,
+            )
             recorder.add(ties=seen.ties)
 
     def check_verdicts(self) -> None:
         """Checks the verdicts of all owners; called by exchanges."""
-        flags, _ = self._check(self.verdicts, kernels.VERDICT, shard=-1)
-        self.verdict_flags = _combine(flags)
+        flags, _ = self.check(self.verdicts, kernels.VERDICT)
+        self.verdict_flags = combine(flags)
 
     def scales(self) -> list[float]:
         """From the verdicts' trailers."""
         count = len(self.slots)
         if not self.scaled:
             return [1.0] * count
-        means: list[float] = self._trailers(self.verdicts).reshape(-1)[:count].tolist()
+        means: list[float] = self.trailers(self.verdicts).reshape(-1)[:count].tolist()
         return means
 
-    def _trailers(self, messages: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def trailers(self, messages: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """The messages' floats: tensor t's is in message t // n at t % n; NaN does not count."""
         start = self.geometry.trailer_offset
         rows = messages.reshape(-1, self.geometry.message_bytes)
         return rows[:, start : start + 4 * self._scales_per_message].view(np.float32)
 
-    def _seal(
+    def seal(
         self,
         messages: npt.NDArray[np.uint8],
         kind: int,
         flags: int,
         counter: int,
-        shard: int,
+        *,
+        sender: int,
+        shard: int = -1,
+        geometry: kernels.Geometry | None = None,
     ) -> None:
+        """Writes the headers of messages; message j has shard j unless ``shard`` says which."""
         kernels.seal(
             messages,
-            self.geometry,
+            geometry or self.geometry,
             kind=kind,
             flags=flags,
             ties=self.ties,
@@ -149,32 +181,32 @@ class StepwiseBox(BallotBox):
             bucket=self.bucket.index,
             chunk=0,
             counter=counter,
-            step=self._step,
-            sender=self.transport.rank,
+            step=self.step,
+            sender=sender,
             shard=shard,
         )
 
-    def _check(
-        self, messages: npt.NDArray[np.uint8], kind: int, shard: int
+    def check(
+        self,
+        messages: npt.NDArray[np.uint8],
+        kind: int,
+        shard: int = -1,
+        *,
+        geometry: kernels.Geometry | None = None,
     ) -> tuple[list[int], list[int]]:
+        """Checks the headers of messages, one from each sender; returns flags and counters.
+
+        Raises:
+            ValueError: a message is damaged, or of another vote.
+        """
         return kernels.check(
             messages,
-            self.geometry,
+            geometry or self.geometry,
             kind=kind,
             ties=self.ties,
             stream=self.stream,
             bucket=self.bucket.index,
             chunk=0,
-            step=self._step,
+            step=self.step,
             shard=shard,
         )
-
-
-def _combine(flags: Sequence[int]) -> int:
-    """Flags of several messages in one: joined or abstained if all are, non-finite if any is."""
-    every = kernels.JOINED | kernels.ABSTAINED
-    anyone = 0
-    for flag in flags:
-        every &= flag
-        anyone |= flag
-    return every | (anyone & kernels.NONFINITE)

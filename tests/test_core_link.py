@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 
 import launch
 import pytest
 
 from hvd_sign import link
-from hvd_sign.boxes import cheapest
-from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.buckets import check_bucket_bytes
 from hvd_sign.cli import main
 from hvd_sign.options import VoteOptions
+from hvd_sign.planning import cheapest, planned_bucket_bytes, planned_chunk_blocks
 from hvd_sign.transports import LocalTransport
+from hvd_sign.transports.nodes import Nodes
 
 MODEL = link.LinkModel(latency=1e-3, bandwidth=1e6, pack=1e9, tally=1e12, apply=1e9)
 
@@ -28,8 +31,31 @@ def test_the_formula_on_round_numbers():
     assert gathered == pytest.approx(3e-3 + 3 * wire + both, rel=1e-4)
     exact = MODEL.seconds("sharded", 8_000_000, 4, planes=2)
     assert exact == pytest.approx(6e-3 + 1.5 * (2 + 1 / 64) + both, rel=1e-4)
+    dense = MODEL.seconds("dense", 8_000_000, 4)
+    assert dense == pytest.approx(6e-3 + 1.5 * 32e6 / 1e6 + both, rel=1e-4)
     with pytest.raises(ValueError, match="the cost model knows no 'pigeon'"):
         MODEL.seconds("pigeon", 1, 2)
+
+
+def test_the_formula_of_nodes():
+    # Nodes of 3 and 1: two followers at 10 MB/s and 1 us, two leaders at 2 MB/s and 100 us.
+    measured = replace(
+        MODEL, local_latency=1e-6, local_bandwidth=1e7, node_latency=1e-4, node_bandwidth=2e6
+    )
+    ballot = 1e6 * (1 + 1 / 64)
+    both = 2 * 8e6 / 1e9
+    fixed = 4 * 1e-6 + 2 * 1e-4 + ballot / 2e6 + both
+    options = {"nodes": [3, 1]}
+    vote = measured.seconds("hierarchical", 8_000_000, 4, **options)
+    assert vote == pytest.approx(fixed + 2 * 2 * ballot / 1e7, rel=1e-4)
+    mean = measured.seconds("hierarchical", 8_000_000, 4, local="mean", **options)
+    assert mean == pytest.approx(fixed + 2 * (32e6 + ballot) / 1e7 + 2 * 8e6 / 1e9, rel=1e-4)
+    # Where nothing was measured inside nodes or between them, the only constants serve.
+    plain = MODEL.seconds("hierarchical", 8_000_000, 4, **options)
+    assert plain == pytest.approx(6e-3 + (1 + 4) * ballot / 1e6 + both, rel=1e-4)
+    # Lone ranks shard as ever.
+    alone = MODEL.seconds("hierarchical", 8_000_000, 4, nodes=[1, 1, 1, 1])
+    assert alone == pytest.approx(MODEL.seconds("sharded", 8_000_000, 4))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +72,74 @@ def test_the_cheapest(coordinates, voters, best):
     transport = LocalTransport()
     transport.size = voters
     transport.link = MODEL
-    bucket = Bucket(0, (TensorSpec("t", (coordinates,), "float32", 0),))
-    assert cheapest(bucket, VoteOptions(exchange="auto"), transport) == best
+    assert cheapest(coordinates, VoteOptions(exchange="auto"), transport) == best
+
+
+def together(names, model=MODEL):
+    """A transport of voters on nodes of these names, for planning alone."""
+    transport = LocalTransport()
+    transport.size = len(names)
+    transport.nodes = Nodes(names, 0, None)
+    transport.link = model
+    return transport
+
+
+def test_hierarchical_where_nodes_have_several_ranks_and_it_is_faster():
+    quick = replace(
+        MODEL, local_latency=1e-9, local_bandwidth=1e12, node_latency=1e-3, node_bandwidth=1e6
+    )
+    options = VoteOptions(exchange="auto")
+    assert cheapest(8_000_000, options, together("aabb", quick)) == "hierarchical"
+    assert cheapest(8_000_000, options, together("aabb")) == "sharded"
+    assert cheapest(8_000_000, options, together("aaaa", quick)) == "sharded"
+    assert cheapest(8_000_000, options, together("abcd", quick)) == "sharded"
+    unknown = together("aabb", quick)
+    unknown.nodes = None
+    assert cheapest(8_000_000, options, unknown) == "sharded"
+
+
+def test_dense_where_it_is_allowed_and_the_wire_outruns_the_tally():
+    options = VoteOptions(exchange="auto", fallback="allreduce")
+    fast = replace(MODEL, bandwidth=1e12, tally=1e6)
+    assert cheapest(8_000_000, options, together("abcd", fast), dense=True) == "dense"
+    assert cheapest(8_000_000, options, together("abcd", fast)) == "sharded"
+    assert cheapest(8_000_000, options, together("abcd"), dense=True) == "sharded"
+
+
+def test_planned_buckets():
+    # The last bucket's 1.539 s / n against n times 6 messages of 1 ms and the vote's 0.2 ms.
+    transport = together("abcd")
+    best = math.sqrt((1.5 * (1 + 1 / 64) + 0.016) / 6.2e-3)
+    options = VoteOptions(exchange="auto")
+    planned = planned_bucket_bytes([5_000_000, 3_000_000], options, transport)
+    assert planned == pytest.approx(32e6 / best, rel=1e-4)
+    # Never so small that votes outnumber what they carry, and one bucket where all is latency.
+    assert planned_bucket_bytes([100], options, transport) == 65_536
+    slow = together("abcd", replace(MODEL, latency=100.0))
+    assert planned_bucket_bytes([8_000_000], options, slow) == 32_000_000
+
+
+def test_planned_chunks():
+    options = VoteOptions(exchange="sharded")
+    transport = together("abcd")
+    # 16 ms of kernels hide behind 1.5 s of wire but for the n-th part; a chunk costs 6.02 ms.
+    best = math.sqrt(0.016 / 6.02e-3)
+    chunk = planned_chunk_blocks(125_000, 1_000_000, options, transport)
+    assert chunk == pytest.approx(125_000 / best, rel=1e-3)
+    assert planned_chunk_blocks(125_000, 25_000, options, transport) == 25_000
+    quick = together("abcd", replace(MODEL, latency=1e-6))
+    best = math.sqrt(0.016 / 26e-6)
+    assert planned_chunk_blocks(125_000, 25_000, options, quick) == pytest.approx(
+        125_000 / best, rel=1e-2
+    )
+    transport.link = None
+    assert planned_chunk_blocks(125_000, 25_000, options, transport) == 25_000
+
+
+@pytest.mark.parametrize("value", [0, -1, "large", None, True, float("nan")])
+def test_bucket_bytes_are_checked(value):
+    with pytest.raises(ValueError, match="bucket_bytes: expected a number above zero or 'auto'"):
+        check_bucket_bytes(value)
 
 
 def test_the_file_keeps_the_model(tmp_path):
@@ -56,6 +148,9 @@ def test_the_file_keeps_the_model(tmp_path):
     link.save(MODEL, file)
     assert link.load(file) == MODEL
     assert json.loads(file.read_text())["version"] == 1
+    layered = replace(MODEL, local_latency=1e-6, local_bandwidth=1e9)
+    link.save(layered, file)
+    assert link.load(file) == layered
 
 
 @pytest.mark.parametrize(
@@ -90,4 +185,17 @@ def test_bench_link_and_auto(program, tmp_path):
     model = link.load(file)
     assert 0 < model.latency < 1
     assert model.bandwidth > 1e6
+    assert model.local_latency is model.node_latency is None
     assert outcome.output.count("a rank is done") == 2
+
+
+def test_bench_link_tells_nodes_apart(program, tmp_path):
+    file = tmp_path / "link.json"
+    extra = {"HVD_SIGN_LINK_FILE": str(file)}
+    outcome = program("bench_link", launch.mpirun(3), "2", extra=extra)
+    assert "MB/s a rank, inside a node" in outcome.output
+    assert "MB/s a rank, between nodes' leaders" in outcome.output
+    model = link.load(file)
+    assert 0 < model.local_latency < 1
+    assert 0 < model.node_latency < 1
+    assert min(model.local_bandwidth, model.node_bandwidth) > 1e6

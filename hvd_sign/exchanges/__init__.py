@@ -2,14 +2,13 @@
 
 from hvd_sign.exchanges.allgather import AllGather
 from hvd_sign.exchanges.base import Exchange
+from hvd_sign.exchanges.hierarchical import Hierarchical
 from hvd_sign.exchanges.sharded import Sharded
-from hvd_sign.options import choose
+from hvd_sign.options import AUTO, choose
 
-EXCHANGES: dict[str, Exchange] = {exchange.name: exchange for exchange in (Sharded(), AllGather())}
-
-
-AUTO = "auto"
-"""Per bucket the cheapest, by the cost model."""
+EXCHANGES: dict[str, type[Exchange]] = {
+    exchange.name: exchange for exchange in (Sharded, AllGather, Hierarchical)
+}
 
 
 def check_exchange(name: str) -> str:
@@ -21,8 +20,8 @@ def check_exchange(name: str) -> str:
     return choose("exchange", name, (*EXCHANGES, AUTO))
 
 
-def get_exchange(name: str) -> Exchange:
-    """The exchange called ``name``.
+def get_exchange(name: str) -> type[Exchange]:
+    """The class of the exchange called ``name``.
 
     Raises:
         ValueError: names the known ones.
@@ -35,6 +34,7 @@ __all__ = [
     "EXCHANGES",
     "AllGather",
     "Exchange",
+    "Hierarchical",
     "Sharded",
     "check_exchange",
     "get_exchange",

@@ -5,28 +5,26 @@ Sends 2 (M-1)/M d/8 bytes a rank whatever the number M of voters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hvd_sign.exchanges.base import Exchange
 from hvd_sign.transports.base import Pending
 
 if TYPE_CHECKING:
+    from hvd_sign.ballots import Voter
     from hvd_sign.stepwise import StepwiseBox
 
 
-class Sharded:
+class Sharded(Exchange):
     """Each voter owns one shard of the coordinates."""
 
     name = "sharded"
 
-    def shards(self, voters: int) -> int:
-        """One a voter."""
-        return voters
-
-    def run(self, box: StepwiseBox) -> Iterator[Pending]:
+    def run(self, box: StepwiseBox, voters: Sequence[Voter], *, joined: bool) -> Iterator[Pending]:
         """Two collectives, with the owner's tally between them."""
-        owned = box.transport.rank
+        box.cast(voters, joined=joined)
         yield box.transport.alltoall(box.ballots, box.received)
-        box.tally(owned)
+        box.tally(self.number)
         yield box.transport.allgather(box.verdict, box.verdicts)
         box.check_verdicts()

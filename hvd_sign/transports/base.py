@@ -9,8 +9,10 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from hvd_sign.link import LinkModel
+    from hvd_sign.transports.nodes import Nodes
 
 Buffer = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 
 class Pending(Protocol):
@@ -28,11 +30,13 @@ class Transport(Protocol):
         rank: this voter's number.
         size: how many voters there are.
         link: constants of the cost model, if known; the same for all voters.
+        nodes: which voters share a node, if the transport can tell.
     """
 
     rank: int
     size: int
     link: LinkModel | None
+    nodes: Nodes | None
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """Sends the j-th of ``size`` equal parts of ``send`` to voter j.
@@ -43,6 +47,13 @@ class Transport(Protocol):
 
     def allgather(self, send: Buffer, recv: Buffer) -> Pending:
         """Sends ``send`` to everyone; ``recv`` is ``size`` times as long.
+
+        Both buffers must stay untouched until the returned communication has ended.
+        """
+        ...
+
+    def sum(self, send: Floats, recv: Floats) -> Pending:
+        """Sums arrays of the same size over all voters; the sum is the same, bit for bit, on all.
 
         Both buffers must stay untouched until the returned communication has ended.
         """

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from hvd_sign.stats import recorder
-from hvd_sign.transports.base import Buffer, Pending
+from hvd_sign.transports.base import Buffer, Floats, Pending
 
 if TYPE_CHECKING:
     from hvd_sign.link import LinkModel
+    from hvd_sign.transports.nodes import Nodes
 
 
 class HorovodCollectives(Protocol):
-    """A framework's asynchronous Horovod operations on one process set, for uint8 arrays."""
+    """A framework's asynchronous Horovod operations on one process set, for flat arrays."""
 
     def alltoall(self, send: Buffer, name: str) -> Any:
         """Begins an all-to-all of equal parts; returns a handle."""
@@ -29,11 +30,15 @@ class HorovodCollectives(Protocol):
         """Begins an all-gather of arrays of any lengths; returns a handle."""
         ...
 
+    def sum(self, send: Floats, name: str) -> Any:
+        """Begins an allreduce by sum; returns a handle."""
+        ...
+
     def poll(self, handle: Any) -> bool:
         """Whether the operation has ended."""
         ...
 
-    def result(self, handle: Any) -> Buffer:
+    def result(self, handle: Any) -> Any:
         """Waits for the operation; its result as one flat array."""
         ...
 
@@ -41,9 +46,7 @@ class HorovodCollectives(Protocol):
 class _Operation:
     """A Horovod operation, whose result is copied to where it belongs once it is there."""
 
-    def __init__(
-        self, collectives: HorovodCollectives, handle: Any, send: Buffer, recv: Buffer
-    ) -> None:
+    def __init__(self, collectives: HorovodCollectives, handle: Any, send: Any, recv: Any) -> None:
         self._collectives = collectives
         self._handle = handle
         self._send = send  # kept alive
@@ -72,6 +75,7 @@ class HorovodTransport:
         self.size = size
         self.prefix = prefix
         self.link: LinkModel | None = None
+        self.nodes: Nodes | None = None
         self._count = 0
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
@@ -84,6 +88,12 @@ class HorovodTransport:
         """A named Horovod allgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
         handle = self.collectives.allgather(send, self._name())
+        return _Operation(self.collectives, handle, send, recv)
+
+    def sum(self, send: Floats, recv: Floats) -> Pending:
+        """A named Horovod allreduce, which counts as a ring's bytes."""
+        recorder.add(payload_bytes=2 * send.nbytes // self.size * (self.size - 1))
+        handle = self.collectives.sum(send, self._name())
         return _Operation(self.collectives, handle, send, recv)
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -102,7 +112,8 @@ class HorovodTransport:
         """Holds nothing."""
 
     def _wait(self, handle: Any) -> Buffer:
-        return self.collectives.result(handle).copy()
+        result: Buffer = self.collectives.result(handle)
+        return result.copy()
 
     def _name(self) -> str:
         self._count += 1

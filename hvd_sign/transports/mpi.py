@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from hvd_sign.stats import recorder
-from hvd_sign.transports.base import Buffer, Pending
+from hvd_sign.transports.base import Buffer, Floats, Pending
+from hvd_sign.transports.nodes import Nodes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 class _Request:
     """An MPI request, and the buffers that it must keep alive."""
 
-    def __init__(self, request: MPI.Request, *buffers: Buffer) -> None:
+    def __init__(self, request: MPI.Request, *buffers: Any) -> None:
         self._request = request
         self._buffers = buffers
         self.ended = False
@@ -31,8 +34,12 @@ _abandoned: list[list[_Request]] = []
 """Requests that nobody waits for any more: their buffers are kept until the process ends."""
 
 
+PAIRS = 3
+"""The tag of messages between pairs of voters."""
+
+
 class MpiTransport:
-    """Messages over a communicator that nobody else uses.
+    """Messages over a communicator that nobody else uses. Making one is collective over it.
 
     Args:
         communicator: private to this transport, which frees it at ``close()``.
@@ -48,6 +55,8 @@ class MpiTransport:
         self.pipeline: Pipeline | None = None
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
+        names = self.gather_objects(_name_of_node(communicator))
+        self.nodes: Nodes | None = Nodes(names, self.rank, self)
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Ialltoall of equal parts."""
@@ -58,6 +67,20 @@ class MpiTransport:
         """MPI_Iallgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
         return self._begin(_Request(self.communicator.Iallgather(send, recv), send, recv))
+
+    def sum(self, send: Floats, recv: Floats) -> Pending:
+        """MPI_Iallreduce, which counts as a ring's bytes."""
+        recorder.add(payload_bytes=2 * send.nbytes // self.size * (self.size - 1))
+        return self._begin(_Request(self.communicator.Iallreduce(send, recv), send, recv))
+
+    def send(self, buffer: Buffer, voter: int) -> Pending:
+        """MPI_Isend."""
+        recorder.add(payload_bytes=buffer.nbytes)
+        return self._begin(_Request(self.communicator.Isend(buffer, voter, PAIRS), buffer))
+
+    def receive(self, buffer: Buffer, voter: int) -> Pending:
+        """MPI_Irecv."""
+        return self._begin(_Request(self.communicator.Irecv(buffer, voter, PAIRS), buffer))
 
     def _begin(self, request: _Request) -> _Request:
         self._requests = [earlier for earlier in self._requests if not earlier.ended]
@@ -80,6 +103,16 @@ class MpiTransport:
             self.communicator.Free()
         else:
             _abandoned.append(self._requests)
+
+
+def _name_of_node(communicator: MPI.Intracomm) -> Hashable:
+    """What HVD_SIGN_NODE says, else a number that voters share who share memory, by MPI's word."""
+    from mpi4py import MPI
+
+    sharing = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    first = sharing.bcast(communicator.Get_rank())
+    sharing.Free()
+    return os.environ.get("HVD_SIGN_NODE") or int(first)
 
 
 class Mailbox:

@@ -61,6 +61,14 @@ class TorchHostVoter(HostVoter):
             slot.write(dense, scale * self._factor)
             self.out.copy_(dense)
 
+    def read(self) -> npt.NDArray[np.float32] | None:
+        """The signal in fp32, which host fp32 is already."""
+        return None if self.signal is None else _numbers(self.signal)
+
+    def take(self, values: npt.NDArray[np.float32]) -> None:
+        """Writes numbers in the place of a verdict."""
+        self.out.copy_(torch.from_numpy(values).reshape(self.out.shape) * self._factor)
+
 
 class DeviceVoter:
     """A tensor packed and unpacked with PyTorch's operations, on whatever device it lives.
@@ -126,6 +134,21 @@ class DeviceVoter:
             if self._out.is_cuda:
                 torch.cuda.current_stream(self._out.device).synchronize()
 
+    def read(self) -> npt.NDArray[np.float32] | None:
+        """The signal in fp32, brought to the host."""
+        if self._signal is None:
+            return None
+        with self._stream(), torch.no_grad():
+            return _numbers(self._signal)
+
+    def take(self, values: npt.NDArray[np.float32]) -> None:
+        """Takes numbers in the place of a verdict to the device."""
+        with self._stream(), torch.no_grad():
+            numbers = torch.from_numpy(values).to(self._out.device) * self._factor
+            self._out.copy_(numbers.reshape(self._out.shape))
+            if self._out.is_cuda:
+                torch.cuda.current_stream(self._out.device).synchronize()
+
     def _place(
         self,
         slot: Slot,
@@ -147,7 +170,7 @@ class DeviceVoter:
         if box.options.ties == "coin" and zeros.any():
             coins = np.zeros(blocks, np.uint64)
             kernels.coin_words(box.zero_key, slot.spec.ordinal, 0, coins)
-            signs |= zeros & (coins ^ everyone if slot.parity else coins)
+            signs |= zeros & (coins ^ everyone if box.parity else coins)
         elif box.options.ties == "zero":
             nonzero = np.where(alive, ~zeros & exists, np.uint64(0))
         words = -(-blocks // BLOCK)
@@ -169,6 +192,11 @@ def _progress_stream(device: torch.device) -> Any:
     if device not in _streams:
         _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]
+
+
+def _numbers(signal: torch.Tensor) -> npt.NDArray[np.float32]:
+    numbers: npt.NDArray[np.float32] = signal.reshape(-1).float().cpu().numpy()
+    return numbers
 
 
 def _padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:

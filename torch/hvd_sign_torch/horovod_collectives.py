@@ -12,7 +12,7 @@ from horovod.torch import ProcessSet
 
 
 class TorchCollectives:
-    """``horovod.torch``'s alltoall and allgather of uint8 on one process set."""
+    """``horovod.torch``'s alltoall and allgather of uint8, and sum of fp32, on one process set."""
 
     def __init__(self, process_set: ProcessSet) -> None:
         self._process_set = process_set
@@ -27,13 +27,20 @@ class TorchCollectives:
         tensor = torch.from_numpy(send)
         return horovod.allgather_async(tensor, name=name, process_set=self._process_set)
 
+    def sum(self, send: npt.NDArray[np.float32], name: str) -> Any:
+        """Begins an allreduce by sum."""
+        tensor = torch.from_numpy(send)
+        return horovod.allreduce_async(
+            tensor, name=name, op=horovod.Sum, process_set=self._process_set
+        )
+
     def poll(self, handle: Any) -> bool:
         """Whether the operation has ended."""
         return bool(horovod.poll(handle))
 
-    def result(self, handle: Any) -> npt.NDArray[np.uint8]:
+    def result(self, handle: Any) -> npt.NDArray[Any]:
         """Waits for the operation; an all-to-all also returns how much came from whom."""
         output = horovod.synchronize(handle)
         tensor = output[0] if isinstance(output, tuple) else output
-        array: npt.NDArray[np.uint8] = tensor.numpy().reshape(-1)
+        array: npt.NDArray[Any] = tensor.numpy().reshape(-1)
         return array

@@ -269,7 +269,9 @@ def allreduce(
     """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
 
     A vote's keywords, beyond Horovod's arguments; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"`` or ``"auto"``.
+        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
+        local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster.
         ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
         seed: of the coins, default 0.
         scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.

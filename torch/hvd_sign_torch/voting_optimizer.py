@@ -293,7 +293,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     sparse_as_dense: bool = False,
     process_set: ProcessSet = global_process_set,
     *,
-    bucket_bytes: int | None = None,
+    bucket_bytes: int | str | None = None,
     grad_scaler: Any = None,
     **vote: Any,
 ) -> Any:
@@ -310,15 +310,20 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     the vote.
 
     A vote's own keywords; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"``, or ``"auto"``: for each bucket the
-            cheaper by what ``hvd-sign bench-link`` measured, or else a second's measurement now.
+        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"``: one vote a node,
+            or ``"auto"``: for each bucket the cheapest by what ``hvd-sign bench-link`` measured,
+            or else by a measurement of one or two seconds now.
+        local: ``"vote"`` (default) or ``"mean"``: what makes a node's vote if it has one.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce in the place of
+            votes that would take longer: the sign of the mean gradient, or with ``scale`` the mean.
         ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``.
         seed: of the coins, default 0.
         scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the ranks'
             mean absolute gradient, so that a schedule made for SGD still fits.
         nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
             4096 coordinates; ``"skip"``: all ranks skip the step.
-        bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB.
+        bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB; ``"auto"``
+            plans it from the same measurement.
         grad_scaler: the ``torch.amp.GradScaler`` of a mixed-precision loop. The verdict carries its
             scale, so that ``scaler.unscale_`` gives the verdict back, and a step in which any rank
             met NaN or Inf is shown to it as Inf on all ranks (``nonfinite`` is then ``"skip"``).

@@ -1,0 +1,80 @@
+"""The bucket that is not voted on: a dense fp32 allreduce, where the link outruns the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hvd_sign import kernels
+from hvd_sign.algorithms import Algorithm
+from hvd_sign.ballots import BallotBox, Voter
+from hvd_sign.buckets import Bucket
+from hvd_sign.options import VoteOptions
+from hvd_sign.signals import Signals
+from hvd_sign.stats import recorder
+from hvd_sign.transports.base import Pending, Transport
+from hvd_sign.votes import VoteRule
+
+DENSE = "dense"
+"""What stands in the place of an exchange's name."""
+
+
+class DenseBox(BallotBox):
+    """Adds up the signals of all ranks in fp32.
+
+    The verdict is the sign of their mean, 0 where that is exactly 0; with ``scale="mean_abs"`` it
+    is the mean itself. A rank that meets NaN or Inf sends zeros in that chunk; one without a
+    gradient does not count in the mean.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        rule: VoteRule,
+        algorithm: Algorithm,
+        options: VoteOptions,
+        transport: Transport,
+        stream: int,
+    ) -> None:
+        super().__init__(bucket, rule, algorithm, options, transport, stream)
+        count = Signals.size(bucket)
+        # Behind the signals: who met NaN or Inf, and who has joined.
+        self._sent = np.zeros(count + 2, np.float32)
+        self._received = np.zeros(count + 2, np.float32)
+        self._signals = Signals(bucket, self._sent[:count])
+        self._sums = Signals(bucket, self._received[:count])
+
+    def decide(
+        self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
+    ) -> Iterator[Pending]:
+        """One sum over all ranks."""
+        with recorder.timed("pack_seconds"):
+            chunks = self._signals.read(voters)
+        self.note_nonfinite(step, chunks)
+        self._sent[-2:] = chunks > 0, joined
+        with recorder.timed("exchange_seconds"):
+            yield self.transport.sum(self._sent, self._received)
+        nonfinite, absent = self._received[-2:]
+        self.verdict_flags = kernels.NONFINITE if nonfinite else 0
+        if absent == self.transport.size:
+            self.verdict_flags |= kernels.JOINED
+        if not self._sums.given.any():
+            self.verdict_flags |= kernels.ABSTAINED
+        recorder.add(votes=1)
+        with recorder.timed("apply_seconds"):
+            for mean in self._sums.means():
+                if mean is not None and not self.scaled:
+                    np.sign(mean, out=mean)
+        if obey:
+            self.obey(voters)
+
+    def obey(self, voters: Sequence[Voter]) -> None:
+        """Writes the verdict to the voters."""
+        with recorder.timed("apply_seconds"):
+            for voter, tensor in zip(voters, self._sums.tensors, strict=True):
+                voter.take(tensor)
+
+    def scales(self) -> list[float]:
+        """Nothing is left to be multiplied."""
+        return [1.0] * len(self.slots)

@@ -1,0 +1,151 @@
+"""Inside a node a vote or a mean, between nodes one ballot each, and the verdict handed down.
+
+The lowest rank of a node leads it. Leaders send 2 (N-1)/N d/8 bytes to other nodes whatever the
+number N of nodes; the other ranks send to their leader alone. The voters are the nodes: each has
+one vote, however many ranks it has.
+
+A node's ballot is what its ranks' majority says. Under ``ties="coin"`` a tie inside a node is cast
+as the coins of a stream of its own, turned round in every second node, so that ties of two nodes
+cancel, as zeros of two ranks do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hvd_sign import kernels
+from hvd_sign.ballots import HostVoter, Voter, combine
+from hvd_sign.exchanges.base import Exchange
+from hvd_sign.signals import Signals
+from hvd_sign.stats import recorder
+from hvd_sign.transports.base import Pending, Transport
+from hvd_sign.transports.nodes import Nodes, Together
+
+if TYPE_CHECKING:
+    from hvd_sign.stepwise import StepwiseBox
+
+
+class Hierarchical(Exchange):
+    """Each node owns one shard of the coordinates, and its leader tallies it."""
+
+    name = "hierarchical"
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        assert transport.nodes is not None
+        self._nodes = transport.nodes
+        self.shards = self.ballots = len(self._nodes.members)
+        self.number = self._nodes.node
+        self.parity = bool((self._nodes.node + self._nodes.local) & 1)
+        self._poll: _Poll | None = None
+        self._average: _Average | None = None
+
+    def run(self, box: StepwiseBox, voters: Sequence[Voter], *, joined: bool) -> Iterator[Pending]:
+        """Up to the leader, across to other leaders, and down."""
+        nodes = self._nodes
+        if len(nodes.neighbours) == 1:
+            box.cast(voters, joined=joined)
+        elif box.options.local == "mean":
+            self._average = self._average or _Average(box, nodes)
+            yield from self._average.run(box, voters, joined)
+        else:
+            self._poll = self._poll or _Poll(box, nodes)
+            yield from self._poll.run(box, voters, joined)
+        if not nodes.leads:
+            yield nodes.pairs.receive(box.verdicts, nodes.neighbours[0])
+        else:
+            yield nodes.alltoall(nodes.leaders, nodes.node, box.ballots, box.received)
+            box.tally(nodes.node)
+            yield nodes.allgather(nodes.leaders, nodes.node, box.verdict, box.verdicts)
+            followers = nodes.neighbours[1:]
+            yield Together([nodes.pairs.send(box.verdicts, voter) for voter in followers])
+        box.check_verdicts()
+
+
+class _Poll:
+    """A node's vote: its leader tallies its ranks' ballots into the node's."""
+
+    def __init__(self, box: StepwiseBox, nodes: Nodes) -> None:
+        self._nodes = nodes
+        ranks = len(nodes.neighbours) if nodes.leads else 0
+        self._received = np.zeros((ranks, box.geometry.total_bytes), np.uint8)
+        self._shard = np.zeros((ranks, box.geometry.message_bytes), np.uint8)
+
+    def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
+        """Leaves the node's ballot with its leader."""
+        nodes = self._nodes
+        box.cast(voters, joined=joined, sender=nodes.local)
+        if not nodes.leads:
+            yield nodes.pairs.send(box.ballots, nodes.neighbours[0])
+            return
+        self._received[0] = box.ballots
+        rows = zip(self._received[1:], nodes.neighbours[1:], strict=True)
+        yield Together([nodes.pairs.receive(row, voter) for row, voter in rows])
+        with recorder.timed("tally_seconds"):
+            self._tally(box)
+
+    def _tally(self, box: StepwiseBox) -> None:
+        size = box.geometry.message_bytes
+        flags: list[int] = []
+        counters: list[int] = []
+        for shard in range(box.geometry.shards):
+            one = slice(shard * size, (shard + 1) * size)
+            np.copyto(self._shard, self._received[:, one])
+            flags, counters = box.check(self._shard, kernels.BALLOT, shard)
+            kernels.tally(
+                self._shard.reshape(-1),
+                box.geometry,
+                box.ballots[one],
+                shard=shard,
+                ties=box.ties,
+                key=kernels.coin_key(box.options.seed, "node", box.step),
+                parity=self._nodes.node,
+                first_blocks=box.bucket.first_blocks[:-1],
+                ordinals=box.bucket.ordinals,
+            )
+            if box.scaled:
+                silent = np.isnan(box.trailers(self._shard)).all(axis=0)
+                box.trailers(box.ballots[one])[0, silent] = np.nan
+        box.seal(
+            box.ballots, kernels.BALLOT, combine(flags), sum(counters), sender=self._nodes.node
+        )
+
+
+class _Average:
+    """A node's mean: its leader adds up its ranks' signals, in their order, and casts the mean."""
+
+    def __init__(self, box: StepwiseBox, nodes: Nodes) -> None:
+        self._nodes = nodes
+        count = Signals.size(box.bucket)
+        self._geometry = kernels.Geometry(0, 1, False, count)
+        self._sent = np.zeros(self._geometry.total_bytes, np.uint8)
+        self._received = np.zeros(self._geometry.total_bytes * nodes.leads, np.uint8)
+        floats = slice(self._geometry.trailer_offset, self._geometry.trailer_offset + 4 * count)
+        self._theirs = self._received[floats].view(np.float32)
+        self._signals = Signals(box.bucket, self._sent[floats].view(np.float32))
+
+    def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
+        """Leaves the node's ballot with its leader."""
+        nodes = self._nodes
+        with recorder.timed("pack_seconds"):
+            chunks = self._signals.read(voters)
+            box.note_nonfinite(box.step, chunks)
+        if not nodes.leads:
+            flag = kernels.JOINED if joined else 0
+            box.seal(self._sent, kernels.BALLOT, flag, chunks, sender=0, geometry=self._geometry)
+            yield nodes.pairs.send(self._sent, nodes.neighbours[0])
+            return
+        for neighbour in nodes.neighbours[1:]:
+            yield nodes.pairs.receive(self._received, neighbour)
+            with recorder.timed("tally_seconds"):
+                flags, counters = box.check(
+                    self._received, kernels.BALLOT, 0, geometry=self._geometry
+                )
+                joined = joined and bool(flags[0] & kernels.JOINED)
+                chunks += counters[0]
+                self._signals.floats += self._theirs
+        means: list[Voter] = [HostVoter(mean, None) for mean in self._signals.means()]
+        box.cast(means, joined=joined, nonfinite=chunks)

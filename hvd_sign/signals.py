@@ -1,0 +1,65 @@
+"""A bucket's signals as numbers, for those who add them up instead of counting their signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hvd_sign.ballots import Voter
+from hvd_sign.buckets import BLOCK, Bucket
+
+CHUNK = 64 * BLOCK
+"""Coordinates that abstain together over NaN or Inf."""
+
+
+class Signals:
+    """All coordinates of a bucket, and behind them how many voters gave each tensor.
+
+    Args:
+        bucket: the tensors.
+        floats: float32[Signals.size(bucket)], where they stand.
+    """
+
+    def __init__(self, bucket: Bucket, floats: npt.NDArray[np.float32]) -> None:
+        self.floats = floats
+        ends = np.cumsum([spec.size for spec in bucket.specs])
+        self.tensors = [
+            floats[end - spec.size : end] for spec, end in zip(bucket.specs, ends, strict=True)
+        ]
+        self.given = floats[floats.size - len(bucket.specs) :]
+
+    @staticmethod
+    def size(bucket: Bucket) -> int:
+        """How many numbers a bucket needs."""
+        return sum(spec.size for spec in bucket.specs) + len(bucket.specs)
+
+    def read(self, voters: Sequence[Voter]) -> int:
+        """Takes the voters' signals; chunks of 4096 coordinates with NaN or Inf become zeros.
+
+        Returns:
+            How many chunks those are.
+        """
+        chunks = 0
+        for position, (voter, tensor) in enumerate(zip(voters, self.tensors, strict=True)):
+            signal = voter.read()
+            self.given[position] = signal is not None
+            if signal is None:
+                tensor[:] = 0
+                continue
+            tensor[:] = signal.reshape(-1)
+            finite = np.isfinite(tensor)
+            if not finite.all():
+                bad = np.unique(np.flatnonzero(~finite) // CHUNK)
+                for chunk in bad:
+                    tensor[chunk * CHUNK : (chunk + 1) * CHUNK] = 0
+                chunks += len(bad)
+        return chunks
+
+    def means(self) -> Iterator[npt.NDArray[np.float32] | None]:
+        """Divides each tensor by the number of voters that gave it; None where nobody did."""
+        for tensor, given in zip(self.tensors, self.given, strict=True):
+            if given:
+                tensor /= given
+            yield tensor if given else None
