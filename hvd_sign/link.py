@@ -285,6 +285,12 @@ def load_or_warn() -> LinkModel | None:
         return None
 
 
+def load_or_measure(transport: Transport) -> LinkModel:
+    """The constants of voter 0's file, else a measurement. Collective over the voters; blocks."""
+    known = transport.gather_objects(load_or_warn() if transport.rank == 0 else None)[0]
+    return known if isinstance(known, LinkModel) else measure(transport)
+
+
 def _wait(pending: Pending) -> None:
     while not pending.test():
         time.sleep(0)

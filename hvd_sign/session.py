@@ -18,7 +18,7 @@ from hvd_sign.buckets import TensorSpec, check_bucket_bytes, plan_buckets
 from hvd_sign.dense import DenseBox
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.exchanges import AUTO
-from hvd_sign.link import measure
+from hvd_sign.link import load_or_measure
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.pipeline import PipelinedBox
@@ -66,7 +66,7 @@ class VoteSession:
         check_possible(options, stream.transport)
         _agree(stream, specs, rule, options, bucket_bytes, groups)
         if AUTO in (options.exchange, bucket_bytes) and stream.transport.link is None:
-            stream.transport.link = measure(stream.transport)
+            stream.transport.link = load_or_measure(stream.transport)
         if isinstance(bucket_bytes, str):
             sizes = (spec.size for spec in specs)
             bucket_bytes = planned_bucket_bytes(sizes, options, stream.transport)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import launch
@@ -34,3 +35,17 @@ def test_mpi_cannot_be_forced_on_processes_that_it_did_not_start(program):
             launch.horovodrun(2, gloo=True),
             extra={"HVD_SIGN_TRANSPORT": "mpi"},
         )
+
+
+@pytest.mark.parametrize("start", ["mpirun", "gloo"])
+def test_planning_over_horovods_collectives(program, tmp_path, start):
+    """Constants say that the wire outruns the tally, so that the fallback is taken."""
+    file = tmp_path / "link.json"
+    constants = {"latency": 1e-6, "bandwidth": 1e15, "pack": 1e15, "tally": 1e3, "apply": 1e15}
+    file.write_text(json.dumps({"version": 1, **constants}))
+    extra = {"HVD_SIGN_LINK_FILE": str(file), "HVD_SIGN_TRANSPORT": "horovod"}
+    command = launch.mpirun(3) if start == "mpirun" else launch.horovodrun(3, gloo=True)
+    outcome = program("planned_over_horovod", command, extra=extra)
+    assert len(re.findall(r"rank \d done", outcome.output)) == 3, outcome.report()
+    told = "goes by a dense fp32 allreduce, which is expected to take"
+    assert outcome.output.count(told) == 2  # two optimizers with a fallback, told by one rank each
