@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 from hvd_sign import kernels
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.observe import observers
 from hvd_sign.options import TIES, VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -168,6 +171,7 @@ class BallotBox(ABC):
     Attributes:
         ballots: uint8, the messages that slots pack into, laid out by ``geometry``.
         verdicts: uint8, the messages that slots take the verdict from, laid out likewise.
+        step: number of the vote under way.
         zero_key: of the coins that cast zeros in this step.
         tie_key: of the coins that decide ties in this step.
         parity: whether this rank's zero coins are turned round, so that two ranks' zeros cancel.
@@ -198,7 +202,7 @@ class BallotBox(ABC):
             Slot(self, spec, int(first))
             for spec, first in zip(bucket.specs, bucket.first_blocks, strict=False)
         ]
-        self.zero_key = self.tie_key = 0
+        self.step = self.zero_key = self.tie_key = 0
         self.parity = bool(transport.rank & 1)
         self.verdict_flags = 0
 
@@ -220,14 +224,25 @@ class BallotBox(ABC):
         """Each tensor's scale in the last verdict."""
 
     def begin(self, step: int) -> None:
-        """Chooses the step's coins."""
+        """Begins a vote: its number, and its coins."""
+        self.step = step
         self.zero_key = kernels.coin_key(self.options.seed, "zero", step)
         self.tie_key = kernels.coin_key(self.options.seed, "tie", step)
 
-    def note_nonfinite(self, step: int, chunks: int) -> None:
+    @contextmanager
+    def span(self, what: str) -> Iterator[None]:
+        """Shows what is done within it in the timeline, if there is one."""
+        begin = time.monotonic()
+        yield
+        if observers.timeline is not None:
+            observers.timeline.span(
+                what, self.stream, begin, time.monotonic(), step=self.step, bucket=self.bucket.index
+            )
+
+    def note_nonfinite(self, chunks: int) -> None:
         """Counts the chunks in which this rank met NaN or Inf."""
         recorder.add(nonfinite_chunks=chunks)
-        self.log_abstention(step, chunks)
+        self.log_abstention(self.step, chunks)
 
     def log_abstention(self, step: int, chunks: int) -> None:
         """Tells once a process that this rank met NaN or Inf."""

@@ -49,11 +49,12 @@ class DenseBox(BallotBox):
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
     ) -> Iterator[Pending]:
         """One sum over all ranks."""
-        with recorder.timed("pack_seconds"):
+        self.begin(step)
+        with recorder.timed("pack_seconds"), self.span("pack"):
             chunks = self._signals.read(voters)
-        self.note_nonfinite(step, chunks)
+        self.note_nonfinite(chunks)
         self._sent[-2:] = chunks > 0, joined
-        with recorder.timed("exchange_seconds"):
+        with recorder.timed("exchange_seconds"), self.span("exchange"):
             yield self.transport.sum(self._sent, self._received)
         nonfinite, absent = self._received[-2:]
         self.verdict_flags = kernels.NONFINITE if nonfinite else 0
@@ -62,10 +63,11 @@ class DenseBox(BallotBox):
         if not self._sums.given.any():
             self.verdict_flags |= kernels.ABSTAINED
         recorder.add(votes=1)
-        with recorder.timed("apply_seconds"):
-            for mean in self._sums.means():
-                if mean is not None and not self.scaled:
-                    np.sign(mean, out=mean)
+        with recorder.timed("apply_seconds"), self.span("apply"):
+            if self.scaled:
+                self._sums.divide()
+            else:
+                np.sign(self._sums.floats, out=self._sums.floats)
         if obey:
             self.obey(voters)
 

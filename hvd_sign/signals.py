@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,8 @@ class Signals:
                 chunks += len(bad)
         return chunks
 
-    def means(self) -> Iterator[npt.NDArray[np.float32] | None]:
-        """Divides each tensor by the number of voters that gave it; None where nobody did."""
+    def divide(self) -> None:
+        """Makes a mean of each sum: divides it by the number of voters that gave the tensor."""
         for tensor, given in zip(self.tensors, self.given, strict=True):
             if given:
                 tensor /= given
-            yield tensor if given else None

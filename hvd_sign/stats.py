@@ -15,7 +15,8 @@ class VoteStats:
 
     Attributes:
         votes: buckets decided.
-        payload_bytes: bytes that this rank sent to other ranks for votes, headers included.
+        payload_bytes: bytes that this rank sent to other ranks for votes, headers included, to
+            ranks of its own node too; a dense allreduce counts as a ring.
         pack_seconds: time spent turning signals into ballots.
         exchange_seconds: time between the start and the end of the votes' communication.
         tally_seconds: time spent counting ballots.

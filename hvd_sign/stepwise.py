@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import BallotBox, Voter, combine
 from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import get_exchange
-from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -30,7 +28,6 @@ class StepwiseBox(BallotBox):
     Attributes:
         received: uint8, one message from each of the ballots that meet in a tally.
         verdict: uint8, one message: what this rank decided.
-        step: number of the vote under way.
     """
 
     def __init__(
@@ -55,32 +52,21 @@ class StepwiseBox(BallotBox):
         self.received = np.zeros(one * self.exchange.ballots, np.uint8)
         self.verdict = np.zeros(one, np.uint8)
         self.verdicts = np.zeros(self.geometry.total_bytes, np.uint8)
-        self.step = 0
 
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
     ) -> Iterator[Pending]:
         """One vote: cast, exchange, obey."""
-        self.step = step
         self.begin(step)
         for pending in self.exchange.run(self, voters, joined=joined):
             start = time.perf_counter()
-            with self._span("exchange"):
+            with self.span("exchange"):
                 yield pending
             recorder.add(exchange_seconds=time.perf_counter() - start)
         recorder.add(votes=1)
         if obey:
-            with self._span("apply"):
+            with self.span("apply"):
                 self.obey(voters)
-
-    @contextmanager
-    def _span(self, what: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        if observers.timeline is not None:
-            observers.timeline.span(
-                what, self.stream, begin, time.monotonic(), step=self.step, bucket=self.bucket.index
-            )
 
     def cast(
         self,
@@ -98,7 +84,7 @@ class StepwiseBox(BallotBox):
             sender: its number among those whose ballots meet; the exchange's own by default.
             nonfinite: chunks with NaN or Inf that were met before.
         """
-        with recorder.timed("pack_seconds"), self._span("pack"):
+        with recorder.timed("pack_seconds"), self.span("pack"):
             self._cast(
                 voters, joined, self.exchange.number if sender is None else sender, nonfinite
             )
@@ -113,7 +99,7 @@ class StepwiseBox(BallotBox):
             ]
             trailers[:] = means.reshape(trailers.shape)
         found = sum(cast.nonfinite_chunks for cast in casts)
-        self.note_nonfinite(self.step, found)
+        self.note_nonfinite(found)
         nonfinite += found
         flags = 0
         if nonfinite:
@@ -126,7 +112,7 @@ class StepwiseBox(BallotBox):
 
     def tally(self, shard: int) -> None:
         """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
-        with recorder.timed("tally_seconds"), self._span("tally"):
+        with recorder.timed("tally_seconds"), self.span("tally"):
             flags, counters = self.check(self.received, kernels.BALLOT, shard)
             seen = self.rule.tally(self, shard)
             self.verdict_flags = combine(flags)

@@ -112,3 +112,18 @@ def test_absent_signal_and_strided_tensors():
     out = torch.ones(70)
     ballot([DeviceVoter(None, out)], [70], "coin", "none", LocalTransport())
     assert not out.any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_in_the_place_of_signs(dtype, device):
+    signal = torch.tensor([[1.5, -2.0, 0.0], [4.0, 1e-3, -0.5]]).to(dtype).t()
+    for make, where in ((TorchHostVoter, "cpu"), (DeviceVoter, device)):
+        out = torch.zeros(2, 3, dtype=dtype, device=where).t()
+        voter = make(signal.to(where), out, 4.0)
+        given = voter.read()
+        assert given.dtype == np.float32
+        np.testing.assert_array_equal(given.reshape(-1), signal.reshape(-1).float().numpy())
+        voter.take(np.array([1, -1, 0, 0.5, 2, 3], np.float32))
+        assert out.cpu().tolist() == [[4, -4], [0, 2], [8, 12]]
+        assert make(None, out).read() is None

@@ -84,7 +84,7 @@ class _Poll:
         self._received[0] = box.ballots
         rows = zip(self._received[1:], nodes.neighbours[1:], strict=True)
         yield Together([nodes.pairs.receive(row, voter) for row, voter in rows])
-        with recorder.timed("tally_seconds"):
+        with recorder.timed("tally_seconds"), box.span("tally"):
             self._tally(box)
 
     def _tally(self, box: StepwiseBox) -> None:
@@ -130,9 +130,9 @@ class _Average:
     def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
         """Leaves the node's ballot with its leader."""
         nodes = self._nodes
-        with recorder.timed("pack_seconds"):
+        with recorder.timed("pack_seconds"), box.span("pack"):
             chunks = self._signals.read(voters)
-            box.note_nonfinite(box.step, chunks)
+            box.note_nonfinite(chunks)
         if not nodes.leads:
             flag = kernels.JOINED if joined else 0
             box.seal(self._sent, kernels.BALLOT, flag, chunks, sender=0, geometry=self._geometry)
@@ -140,12 +140,14 @@ class _Average:
             return
         for neighbour in nodes.neighbours[1:]:
             yield nodes.pairs.receive(self._received, neighbour)
-            with recorder.timed("tally_seconds"):
+            with recorder.timed("tally_seconds"), box.span("tally"):
                 flags, counters = box.check(
                     self._received, kernels.BALLOT, 0, geometry=self._geometry
                 )
                 joined = joined and bool(flags[0] & kernels.JOINED)
                 chunks += counters[0]
                 self._signals.floats += self._theirs
-        means: list[Voter] = [HostVoter(mean, None) for mean in self._signals.means()]
+        self._signals.divide()
+        rows = zip(self._signals.tensors, self._signals.given, strict=True)
+        means: list[Voter] = [HostVoter(mean if given else None, None) for mean, given in rows]
         box.cast(means, joined=joined, nonfinite=chunks)
