@@ -194,6 +194,20 @@ def test_bytes_sent(rng, monkeypatch, local):
     comm.Free()
 
 
+def test_ranks_of_one_machine_share_a_node_unless_told_otherwise(rng, monkeypatch):
+    monkeypatch.delenv("HVD_SIGN_NODE", raising=False)
+    comm = MPI.COMM_WORLD.Dup()
+    check((comm, ["this machine"] * comm.size), rough(rng, 3000), "coin", "vote")
+    # Who says nothing shares no node with those who do.
+    if comm.rank == 0:
+        monkeypatch.setenv("HVD_SIGN_NODE", "0")
+    other = MPI.COMM_WORLD.Dup()
+    names = ["the first", *["the others"] * (comm.size - 1)]
+    check((other, names), rough(rng, 3000), "coin", "mean")
+    for each in (comm, other):
+        each.Free()
+
+
 def test_parts_of_a_node(rng, monkeypatch):
     """Communicators of half the ranks have nodes of their own."""
     world = MPI.COMM_WORLD

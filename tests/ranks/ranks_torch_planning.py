@@ -130,6 +130,26 @@ def test_nonfinite_skip_is_everybodys(hvd, world, measured, way):
         optimizer.zero_grad()
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.usefixtures("pairs")
+def test_a_scalers_scale_comes_back(hvd, measured, way):
+    """The loss is scaled by 1024 on all ranks; unscaling leaves the verdict."""
+    measured(CONSTANTS)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    params = parameters(*SHAPES)
+    optimizer = wrap(hvd, params, grad_scaler=scaler, **WAYS[way])
+    for _ in range(2):
+        scaler.scale(sum((2 * p).sum() for p in params)).backward()
+        optimizer.synchronize()
+        scaler.unscale_(optimizer)
+        for p in params:
+            np.testing.assert_array_equal(plain(p.grad), 1)
+        with optimizer.skip_synchronize():
+            scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
 @pytest.mark.ranks(3)
 def test_single_votes_of_nodes_in_a_process_set(hvd, world, pairs):
     everyone_but_the_first = list(range(1, world.size))
