@@ -5,9 +5,9 @@ number N of nodes; the other ranks send to their leader alone. The voters are th
 one vote, however many ranks it has.
 
 A node's ballot is what its ranks' majority says, or with ``local="mean"`` the sign of their mean in
-fp32, to which a rank that meets NaN or Inf adds zeros in that chunk of 4096 coordinates. Under ``ties="coin"`` a tie inside a node is cast
-as the coins of a stream of its own, turned round in every second node, so that ties of two nodes
-cancel, as zeros of two ranks do.
+fp32, to which a rank that meets NaN or Inf adds zeros in that chunk of 4096 coordinates. Under
+``ties="coin"`` a tie inside a node is cast as the coins of a stream of its own, turned round in
+every second node, so that ties of two nodes cancel, as zeros of two ranks do.
 """
 
 from __future__ import annotations
