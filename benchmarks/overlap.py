@@ -5,8 +5,8 @@
 Each rank runs the same optimizer that users run on a model of 25.6 million weights whose backward
 computes nothing: as beside an accelerator, the processor sleeps until each layer's gradient is
 there. Backward sleeps as long as the exchange of all gradients at once takes by itself, which is
-measured in the same run. Exposed: wall time inside optimizer.synchronize() after backward; medians
-of the slowest rank.
+measured in the same run. Exposed: how much later than the slowest rank's backward the slowest
+rank's optimizer.synchronize() has ended; medians.
 """
 
 from __future__ import annotations

@@ -75,27 +75,26 @@ def measure(method: Method, config: Config) -> dict[str, list[float]]:
         named_parameters=[(f"{method.name}.{i}", p) for i, p in enumerate(model.weights)],
         **arguments,
     )
-    alone = [_alone(method, model) for _ in range(_rounds(config))]
+    flat = torch.empty_like(model.signals)
+    alone = [_alone(method, flat.copy_(model.signals)) for _ in range(_rounds(config))]
     alone = slowest(alone[config["warmup"] :], f"{method.name}.alone")
     seconds = sorted(alone)[len(alone) // 2]
-    backward, exposed = [], []
+    backward, step = [], []
     for _ in range(_rounds(config)):
         hvd.barrier()
         begin = time.perf_counter()
         model.backward(seconds)
-        ready = time.perf_counter()
+        backward.append(time.perf_counter() - begin)
         optimizer.synchronize()
-        exposed.append(time.perf_counter() - ready)
-        backward.append(ready - begin)
+        step.append(time.perf_counter() - begin)
         with optimizer.skip_synchronize():
             optimizer.step()
         model.renew()
     first = config["warmup"]
-    return {
-        "alone": alone,
-        "backward": slowest(backward[first:], f"{method.name}.backward"),
-        "exposed": slowest(exposed[first:], f"{method.name}.exposed"),
-    }
+    backward = slowest(backward[first:], f"{method.name}.backward")
+    step = slowest(step[first:], f"{method.name}.step")
+    exposed = [whole - part for whole, part in zip(step, backward, strict=True)]
+    return {"alone": alone, "backward": backward, "exposed": exposed}
 
 
 def _rounds(config: Config) -> int:
@@ -103,9 +102,8 @@ def _rounds(config: Config) -> int:
     return rounds
 
 
-def _alone(method: Method, model: Model) -> float:
+def _alone(method: Method, flat: torch.Tensor) -> float:
     """Seconds of one exchange of as many coordinates, with nothing beside it."""
-    flat = model.signals.flatten().clone()
     hvd.barrier()
     begin = time.perf_counter()
     if method.votes:
