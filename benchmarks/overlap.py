@@ -55,13 +55,17 @@ def table(result: results.Result) -> Table:
     return shown
 
 
+def _bytes_or_auto(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overlap", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--coordinates", type=int, default=25_600_000, help="weights (%(default)s)")
     add("--layers", type=int, default=50, help="of equal size (%(default)s)")
-    add("--bucket-bytes", type=int, help="default: the optimizer's")
+    add("--bucket-bytes", type=_bytes_or_auto, default="auto", help="of a vote (%(default)s)")
     add("-n", "--iters", type=int, default=15)
     add("-w", "--warmup", type=int, default=3)
     add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")

@@ -68,7 +68,7 @@ def measure(method: Method, config: Config) -> dict[str, list[float]]:
     """Raw seconds, call by call: of the exchange alone, of backward, and of what it left."""
     model = Model(config)
     arguments: dict[str, Any] = {"compression": getattr(hvd.Compression, method.compression)}
-    if method.votes and config["bucket_bytes"]:
+    if method.votes:
         arguments["bucket_bytes"] = config["bucket_bytes"]
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.weights, lr=1e-4),
