@@ -165,10 +165,14 @@ class World:
         rank: this process's Horovod rank.
         mpi_ranks: for each Horovod rank its rank in MPI_COMM_WORLD (they differ after
             ``hvd.init(comm=...)``); None to vote over Horovod's own collectives.
+
+    Attributes:
+        over_horovod: votes travel over Horovod's own collectives.
     """
 
     def __init__(self, rank: int, mpi_ranks: Sequence[int] | None) -> None:
         self.rank = rank
+        self.over_horovod = mpi_ranks is None
         self._mpi_ranks = mpi_ranks
         self._adhoc: dict[tuple[int, ...], AdHocStream] = {}
         self._sessions: list[VoteSession] = []

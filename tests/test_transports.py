@@ -49,3 +49,14 @@ def test_planning_over_horovods_collectives(program, tmp_path, start):
     assert len(re.findall(r"rank \d done", outcome.output)) == 3, outcome.report()
     told = "goes by a dense fp32 allreduce, which is expected to take"
     assert outcome.output.count(told) == 2  # two optimizers with a fallback, told by one rank each
+
+
+@pytest.mark.parametrize("start", ["mpirun", "gloo"])
+def test_unnamed_operations_beside_votes_over_horovod(program, start):
+    command, rounds = {
+        "mpirun": (launch.mpirun(4), "30"),
+        "gloo": (launch.horovodrun(4, gloo=True), "8"),  # several times slower
+    }[start]
+    extra = {"HVD_SIGN_TRANSPORT": "horovod"}
+    outcome = program("unnamed", command, rounds, extra=extra, limit=150)
+    assert len(re.findall(r"rank \d done", outcome.output)) == 4, outcome.report()

@@ -1,7 +1,8 @@
 """The transport over Horovod's own collectives: for jobs without MPI, and wherever Horovod runs.
 
-Every operation carries a name of ours, so that the counter which names a user's unnamed operations
-is never shifted. Horovod matches operations by name, so votes need no order among themselves.
+Every operation carries a name of ours. Horovod matches operations by name, so votes need no order
+among themselves. They do take Horovod's handles, after which a framework's binding may name what a
+user leaves unnamed: our bindings name it otherwise meanwhile.
 """
 
 from __future__ import annotations

@@ -8,6 +8,23 @@ require_frameworks()
 from horovod.torch import *
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_torch.named_operations import (
+    allgather,
+    allgather_async,
+    alltoall,
+    alltoall_async,
+    broadcast,
+    broadcast_,
+    broadcast_async,
+    broadcast_async_,
+    broadcast_parameters,
+    grouped_allgather,
+    grouped_allgather_async,
+    grouped_reducescatter,
+    grouped_reducescatter_async,
+    reducescatter,
+    reducescatter_async,
+)
 from hvd_sign_torch.ops import (
     allreduce,
     allreduce_,

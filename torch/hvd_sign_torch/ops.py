@@ -17,6 +17,7 @@ from hvd_sign.options import VoteOptions
 from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.horovod_collectives import TorchCollectives
+from hvd_sign_torch.named_operations import OPERATIONS
 from hvd_sign_torch.sign_compression import Compression, SignCompressor
 from hvd_sign_torch.worlds import members, world
 
@@ -137,7 +138,7 @@ def _start(
     """One asynchronous call: Horovod's function called ``kind``, or a vote in its place."""
     if not is_vote_rule(op):
         refuse_vote_options(given)
-        horovods = getattr(horovod, kind)
+        horovods = OPERATIONS[kind]
         return horovods(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
     grouped = kind.startswith("grouped")
     signals = list(tensors) if grouped else [tensors]
@@ -291,7 +292,7 @@ def allreduce(
     op = op_of(compression, op)
     if not is_vote_rule(op):
         refuse_vote_options(vote)
-        return horovod.allreduce(  # type: ignore[no-any-return]
+        return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
             tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )
     handle = allreduce_async(
@@ -315,7 +316,7 @@ def grouped_allreduce(
     op = op_of(compression, op)
     if not is_vote_rule(op):
         refuse_vote_options(vote)
-        return horovod.grouped_allreduce(  # type: ignore[no-any-return]
+        return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]
             tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )
     handle = grouped_allreduce_async(

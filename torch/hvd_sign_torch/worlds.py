@@ -70,6 +70,11 @@ def world() -> World:
     return _world
 
 
+def votes_over_horovod() -> bool:
+    """Whether votes travel over Horovod's own collectives; the same on all ranks."""
+    return _world is not None and _world.over_horovod
+
+
 def members(process_set: ProcessSet) -> Sequence[int]:
     """The Horovod ranks of a process set.
 
