@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from hvd_sign.stall import StallCheck
-from hvd_sign.stats import recorder
+from hvd_sign.stats import VoteStats, recorder
 from hvd_sign.transports.base import Pending, Transport
 
 logger = logging.getLogger("hvd_sign")
@@ -107,6 +107,7 @@ class Stream:
         in_order: votes end one after another; else side by side.
         starts_ahead: in order, but a vote may begin before the one before it has ended.
         closed: by ``close()``.
+        spent: on this stream's votes, until somebody takes it from the recorder.
     """
 
     in_order = True
@@ -120,6 +121,7 @@ class Stream:
         self._queue: deque[Task] = deque()
         self._broken: BaseException | None = None
         self.stalls = StallCheck(transport)
+        self.spent = VoteStats()
         engine.attach(self)
 
     def submit(
@@ -166,7 +168,9 @@ class Stream:
             if waiting and self.in_order and (task.begun or not self.starts_ahead):
                 continue
             try:
-                if task.advance():
+                with recorder.charging(self.spent):
+                    ended = task.advance()
+                if ended:
                     moved = True
                 else:
                     self.stalls.look(task.name, task.asked, patient=task.patient)

@@ -23,7 +23,7 @@ from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.pipeline import PipelinedBox
 from hvd_sign.planning import planned_bucket_bytes
-from hvd_sign.stats import recorder, vote_stats
+from hvd_sign.stats import recorder
 from hvd_sign.votes import VoteRule
 
 BUCKET_BYTES = 25 * 2**20
@@ -87,7 +87,6 @@ class VoteSession:
         self._launched: list[list[Voter]] = []
         self._restore: weakref.WeakMethod[Callable[[], None]] | None = None
         self._step = 0
-        self._sums = vote_stats().asdict()
         self._lock = threading.Lock()
         self._reset()
 
@@ -119,19 +118,23 @@ class VoteSession:
                 self._launch(missing)
         begin = time.monotonic()
         try:
-            for handle in self._handles:
-                handle.wait()
-            if self.options.nonfinite == "skip":
-                if any(box.nonfinite for box in self._boxes):
-                    recorder.add(skipped_steps=1)
-                    return False
-                for box, voters in zip(self._boxes, self._launched, strict=True):
-                    box.obey(voters)
-            return True
+            with recorder.charging(self.stream.spent):
+                return self._wait()
         finally:
             self._watch(begin)
             self._step += 1
             self._reset()
+
+    def _wait(self) -> bool:
+        for handle in self._handles:
+            handle.wait()
+        if self.options.nonfinite == "skip":
+            if any(box.nonfinite for box in self._boxes):
+                recorder.add(skipped_steps=1)
+                return False
+            for box, voters in zip(self._boxes, self._launched, strict=True):
+                box.obey(voters)
+        return True
 
     def _watch(self, begin: float) -> None:
         # Tells the observers of the step that has ended; it was waited for since `begin`.
@@ -140,15 +143,12 @@ class VoteSession:
                 "exposed wait", self.stream.number, begin, time.monotonic(), step=self._step
             )
         if observers.record is not None:
-            sums = vote_stats().asdict()
-            spent = {name: value - self._sums[name] for name, value in sums.items()}
-            self._sums = sums
             observers.record.step(
                 stream=self.stream.number,
                 step=self._step,
                 buckets=len(self._boxes),
                 exchanges=[box.options.exchange for box in self._boxes],
-                **spent,
+                **recorder.take(self.stream.spent).asdict(),
             )
 
     def _launch(self, missing: Callable[[int], Voter] | None) -> None:
@@ -239,6 +239,7 @@ class ServedSession:
     def _round_ended(self) -> None:
         if all(box.all_joined for box in self._boxes):
             self._session._step = self._step
+            recorder.take(self._session.stream.spent)
             self._ended.set()
         else:
             self._next()

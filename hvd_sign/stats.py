@@ -49,11 +49,24 @@ class _Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums = VoteStats()
+        self._thread = threading.local()
 
     def add(self, **amounts: int | float) -> None:
+        account = getattr(self._thread, "account", None)
         with self._lock:
-            for name, amount in amounts.items():
-                setattr(self._sums, name, getattr(self._sums, name) + amount)
+            for sums in (self._sums, account):
+                if sums is not None:
+                    for name, amount in amounts.items():
+                        setattr(sums, name, getattr(sums, name) + amount)
+
+    @contextmanager
+    def charging(self, account: VoteStats) -> Iterator[None]:
+        """Within it, what this thread adds is counted in ``account`` too."""
+        self._thread.account = account
+        try:
+            yield
+        finally:
+            self._thread.account = None
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -70,6 +83,13 @@ class _Recorder:
     def reset(self) -> None:
         with self._lock:
             self._sums = VoteStats()
+
+    def take(self, account: VoteStats) -> VoteStats:
+        """What was charged to ``account``, which begins anew at zero."""
+        with self._lock:
+            taken = replace(account)
+            vars(account).update(vars(VoteStats()))
+        return taken
 
 
 recorder = _Recorder()

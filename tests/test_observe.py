@@ -56,6 +56,31 @@ def test_everything_is_watched(program, tmp_path, engine):
         )
 
 
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_each_optimizer_has_a_record_of_its_own(program, tmp_path, engine):
+    extra = {"HVD_SIGN_ENGINE": engine, "HVD_SIGN_RECORD": str(tmp_path / "steps.jsonl")}
+    program("two_records", launch.mpirun(2), extra=extra)
+    for name in ("steps.jsonl", "steps.1.jsonl"):
+        lines = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        streams = sorted({line["stream"] for line in lines})
+        large, small = ([line for line in lines if line["stream"] == n] for n in streams)
+        assert [line["step"] for line in large] == [0, 1, 2, 3]
+        assert [line["step"] for line in small] == [0, 1]
+        for line in large:
+            assert line["votes"] == line["buckets"] == 2
+            assert 37_500 < line["payload_bytes"] < 39_500
+        for line in small:
+            assert line["votes"] == line["buckets"] == 1
+            assert 0 < line["payload_bytes"] < 500
+        # NaN in one step of the large one: a chunk in which rank 0 abstains, a step left out.
+        skipped = [line["skipped_steps"] for line in large]
+        assert skipped == [0, 1, 0, 0]
+        assert [line["skipped_steps"] for line in small] == [0, 0]
+        for line in lines:
+            assert all(value >= 0 for value in line.values() if not isinstance(value, list))
+            assert line["wait_seconds"] > 0
+
+
 def test_a_file_that_cannot_be_written_is_refused(program):
     with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_TIMELINE: expected a file that can"):
         program("observed", launch.mpirun(2), extra={"HVD_SIGN_TIMELINE": "/nowhere/file.json"})
