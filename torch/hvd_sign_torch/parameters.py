@@ -61,3 +61,14 @@ def group_positions(groups: Any, parameters: Sequence[torch.Tensor]) -> list[lis
     if len(set(members)) != len(members):
         raise ValueError("A parameter can only appear once in groups.")
     return [[position[p] for p in group if p in position] for group in groups]
+
+
+def refuse_thawed(frozen: Sequence[torch.Tensor], names: dict[torch.Tensor, str]) -> None:
+    """Raises ValueError if a parameter that was frozen when it was wrapped is frozen no more."""
+    thawed = [names[p] for p in frozen if p.requires_grad]
+    if thawed:
+        raise ValueError(
+            "requires_grad: expected parameters that were frozen when hvd.DistributedOptimizer "
+            f"wrapped them to stay so, got gradients for {', '.join(thawed)}, which nobody votes "
+            "on; wrap the optimizer anew after unfreezing"
+        )

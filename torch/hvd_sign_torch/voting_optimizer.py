@@ -23,7 +23,7 @@ from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.horovod_collectives import TorchCollectives
 from hvd_sign_torch.ops import op_of, refuse_vote_options, vote_options
-from hvd_sign_torch.parameters import group_positions, parameter_names
+from hvd_sign_torch.parameters import group_positions, parameter_names, refuse_thawed
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import members, world
 
@@ -57,9 +57,9 @@ class GradientVotes:
         self._retired = False
         self._names = names
         self._sparse_as_dense = sparse_as_dense
-        self._parameters = [
-            p for group in optimizer.param_groups for p in group["params"] if p.requires_grad
-        ]
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = [p for p in everything if p.requires_grad]
+        self._frozen = [p for p in everything if not p.requires_grad]
         specs = []
         for ordinal, p in enumerate(self._parameters):
             check_dtype(f"parameter {names[p]!r}", dtype_name(p))
@@ -98,6 +98,9 @@ class GradientVotes:
 
         Returns:
             Whether the step counts, see ``VoteSession.finish``.
+
+        Raises:
+            ValueError: a parameter without a vote has come to require a gradient.
         """
         if self._retired:
             raise RuntimeError(
@@ -106,6 +109,7 @@ class GradientVotes:
             )
         sparse = self._sparse  # filled until the session's reset, which replaces it
         counts = self._session.finish(self._missing)
+        refuse_thawed(self._frozen, self._names)
         if counts:
             for ordinal, verdict in sparse.items():
                 self._parameters[ordinal].grad = verdict.to_sparse()
