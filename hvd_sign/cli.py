@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvd_sign import link
+from hvd_sign import link, trace
 from hvd_sign._version import __version__
 from hvd_sign.runtime import load_mpi, runtime, shutdown
 
@@ -29,7 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench_link.add_argument(
         "--seconds", type=float, default=2.0, help="about how long (%(default)s)"
     )
+    timeline = commands.add_parser(
+        "timeline",
+        help="merge timelines, Horovod's too, into one",
+        description="Merges what HVD_SIGN_TIMELINE and HOROVOD_TIMELINE left into one Chrome "
+        "trace on one clock, with a process for each file. Files of a program that was killed, or "
+        "still runs, are read as far as they go. Ranks on several machines agree as well as their "
+        "machines' clocks do.",
+    )
+    timeline.add_argument("out", type=Path, metavar="OUT.json")
+    timeline.add_argument("files", type=Path, nargs="+", metavar="FILE")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "timeline":
+        return _timeline(chosen.out, chosen.files)
     if chosen.seconds <= 0:
         parser.error(f"--seconds: expected a number above zero, got {chosen.seconds:g}")
     return _bench_link(chosen.out, chosen.seconds)
@@ -58,6 +71,17 @@ def _bench_link(out: Path, seconds: float) -> int:
         print(f"apply      {model.apply / 1e9:10.2f} billion coordinates/s")
         print(f"written to {out}")
     shutdown()
+    return 0
+
+
+def _timeline(out: Path, files: Sequence[Path]) -> int:
+    try:
+        merged = trace.merge(files)
+        out.write_text(json.dumps(merged))
+    except (OSError, ValueError) as error:
+        print(f"hvd-sign timeline: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(merged['traceEvents'])} events of {len(files)} files written to {out}")
     return 0
 
 

@@ -4,7 +4,8 @@ HVD_SIGN_TIMELINE=FILE.json   spans of every vote in the Chrome trace format, fo
 HVD_SIGN_RECORD=FILE.jsonl    one line of JSON for each step of an optimizer.
 HVD_SIGN_DEBUG=1              what each rank asks for, begins and ends, for hunting hangs.
 
-Each rank writes a file of its own: FILE.json on rank 0, FILE.1.json on rank 1.
+Each rank writes a file of its own: FILE.json on rank 0, FILE.1.json on rank 1. The command
+``hvd-sign timeline`` lays them, and Horovod's own timeline, over one another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,16 +25,21 @@ logger = logging.getLogger("hvd_sign")
 class Timeline:
     """Spans as Chrome trace events; a process of the trace is a rank, a thread of it a stream.
 
-    Times are the monotonic clock's, in microseconds, as Horovod's timeline counts them from its
-    own start.
+    Times are microseconds since its start, by the monotonic clock, and the first event tells when
+    that was, as in Horovod's timeline.
     """
 
     def __init__(self, file: TextIO, rank: int) -> None:
         self._file = file
         self._rank = rank
         self._lock = threading.Lock()
+        self._start = time.monotonic()
+        about = {
+            "name": f"votes of rank {rank}",
+            "start_time_since_epoch_in_micros": round(1e6 * time.time()),
+        }
         file.write("[\n")
-        self._write({"ph": "M", "name": "process_name", "args": {"name": f"rank {rank}"}})
+        self._write({"ph": "M", "name": "process_name", "args": about})
 
     def span(self, name: str, stream: int, begin: float, end: float, **args: Any) -> None:
         """Adds a span.
@@ -48,7 +55,7 @@ class Timeline:
                 "ph": "X",
                 "name": name,
                 "tid": stream,
-                "ts": round(1e6 * begin, 1),
+                "ts": round(1e6 * (begin - self._start), 1),
                 "dur": round(1e6 * (end - begin), 1),
                 "args": args,
             }

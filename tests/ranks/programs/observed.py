@@ -14,4 +14,6 @@ for _ in range(3):
     optimizer.zero_grad()
     sum(p.sum() for p in parameters).backward()
     optimizer.step()
+hvd.allreduce(torch.ones(3), name="before")
 hvd.allreduce(torch.from_numpy(np.ones(5, np.float32)), name="single", op=hvd.MajorityVote)
+hvd.allreduce(torch.ones(3), name="after")
