@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from zlib import crc32
 
+from hvd_sign.agreement import REFUSED
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.boxes import check_possible, make_box
@@ -65,6 +67,7 @@ class AdHocStream(Stream):
         self._asked: dict[str, _Call] = {}
         self._news: list[News] = []
         self._left = False
+        self._owes = False
         self._unnamed = 0
         self._counts: dict[str, int] = {}
         self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
@@ -98,18 +101,18 @@ class AdHocStream(Stream):
                 in [0, 2^32), or the transport cannot hold such a vote.
             RuntimeError: the stream is closed.
         """
-        if not tensors:
-            raise ValueError("tensors: expected at least one, got none")
-        if step is not None and not (isinstance(step, int) and 0 <= step < 2**32):
-            raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
-        check_possible(options, self.transport)
+        with self.refusing(name):
+            if not tensors:
+                raise ValueError("tensors: expected at least one, got none")
+            if step is not None and not (isinstance(step, int) and 0 <= step < 2**32):
+                raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
+            check_possible(options, self.transport)
         call = _Call(tensors, rule, options, step)
         with self.engine.lock:
             self.check_usable()
             count = 0
             if name is None:
-                name = f"{UNNAMED}{self._unnamed}"
-                self._unnamed += 1
+                name = self._next_unnamed()
             else:
                 count = self._counts.get(name, 0)
             if name in self._asked:
@@ -126,9 +129,41 @@ class AdHocStream(Stream):
         self.engine.wake()
         return call.task.handle
 
+    @contextmanager
+    def refusing(self, name: str | None) -> Iterator[None]:
+        """Within it, what refuses this rank's call is told to the others, whose calls it ends.
+
+        The call then counts as one of that name, so that later ones meet the others' later ones.
+
+        Args:
+            name: of the vote.
+
+        Raises:
+            TypeError: raised within; so is ValueError.
+        """
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            self._refuse(name, str(error))
+            raise
+
+    def _refuse(self, name: str | None, why: str) -> None:
+        with self.engine.lock:
+            # While one of that name is under way, all ranks refuse another.
+            if self._broken is not None or name in self._asked:
+                return
+            name = self._next_unnamed() if name is None else name
+            self._news.append((self.transport.rank, name, {REFUSED: why}, self._order.joins))
+        logger.debug("stream %d: %s refused: %s", self.number, name, why)
+        self.engine.wake()
+
+    def _next_unnamed(self) -> str:
+        self._unnamed += 1
+        return f"{UNNAMED}{self._unnamed - 1}"
+
     def busy(self) -> bool:
-        """Whether anything is asked for or under way."""
-        return bool(self._asked or self._news or self._left) or super().busy()
+        """Whether anything is asked for, under way, or owed to other ranks."""
+        return bool(self._asked or self._news or self._left or self._owes) or super().busy()
 
     def leave(self) -> None:
         """Tells that this rank has joined: it will not ask for votes before ``come_back()``.
@@ -153,12 +188,14 @@ class AdHocStream(Stream):
         """Lets the ranks agree, then moves the first vote forward."""
         moved = False
         try:
-            if self._asked or self._news or self._left:
+            if self._asked or self._news or self._left or self._owes:
                 with self.engine.lock:
                     news, self._news = self._news, []
+                    self._owes = True  # until all have heard
                 for name, error in self._order.listen(news):
                     self._start(name, error)
                     moved = True
+                self._owes = self._order.owes()
                 for name, call in list(self._asked.items()):
                     self.stalls.look(name, call.task.asked)
         except BaseException as failure:  # told to those who wait; the thread must live on
@@ -171,6 +208,8 @@ class AdHocStream(Stream):
         with self.engine.lock:
             asked = list(self._asked.values())
             self._asked.clear()
+            self._news.clear()
+            self._owes = False
             super().fail(error)
         for call in asked:
             if not call.task.handle.done():

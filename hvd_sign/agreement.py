@@ -5,6 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+REFUSED = "refused"
+"""The only key of a claim in whose place a rank's call was refused: why."""
+
+
+def refusal(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which ranks' calls were refused, and why the first one's was.
+
+    Args:
+        who: what the claims are about, such as a tensor's name.
+        claims: each rank's, in order of ranks.
+
+    Returns:
+        A sentence naming ``who``, the ranks and the reason; None if no call was refused.
+    """
+    ranks = [rank for rank, claim in enumerate(claims) if REFUSED in claim]
+    if not ranks:
+        return None
+    why = claims[ranks[0]][REFUSED].removeprefix(f"{who}: ")
+    return f"{who}: refused on {ranks_text(ranks)}: {why}"
+
 
 def disagreement(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:
     """The first thing in which ranks differ.

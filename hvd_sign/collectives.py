@@ -68,16 +68,9 @@ def allreduce(
     Raises:
         TypeError: the element type cannot be voted on, or ``comm`` is no intracommunicator.
         ValueError: an unknown or contradictory option; or ranks differ in anything, in which
-            case all ranks raise the same error.
+            case all ranks raise the same error. If only some ranks' arguments are refused, the
+            others raise a ValueError that names those ranks and tells why.
     """
-    rule = make_rule(op)
-    check_exchange(exchange)
-    options = VoteOptions(
-        ties=ties, exchange=exchange, seed=seed, scale=scale, local=local, fallback=fallback
-    )
-    signal = np.asarray(array, order="C")
-    check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)
-    out = np.empty_like(signal)
     mpi = load_mpi()
     communicator = mpi.COMM_WORLD if comm is None else comm
     if not isinstance(communicator, mpi.Intracomm):
@@ -85,6 +78,15 @@ def allreduce(
     if communicator == mpi.COMM_NULL:
         raise ValueError("comm: expected a communicator that this rank is in, got COMM_NULL")
     stream = communicator_streams.get(communicator)
+    with stream.refusing(name):
+        rule = make_rule(op)
+        check_exchange(exchange)
+        options = VoteOptions(
+            ties=ties, exchange=exchange, seed=seed, scale=scale, local=local, fallback=fallback
+        )
+        signal = np.asarray(array, order="C")
+        check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)
+    out = np.empty_like(signal)
     tensor = Tensor(name or "array", signal.shape, signal.dtype.name, HostVoter(signal, out))
     stream.vote([tensor], rule, options, name=name, step=step).wait()
     return out

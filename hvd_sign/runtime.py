@@ -85,7 +85,12 @@ def _finalized() -> bool:
 
 
 class Runtime:
-    """The engine and the streams made since the last ``shutdown()``."""
+    """The engine and the streams made since the last ``shutdown()``.
+
+    It keeps the streams of optimizers that are gone, with their communicators and buffers: ranks
+    drop optimizers at different moments, if at all, but give communicators back together; and a
+    rank that keeps its optimizer may ``join()``, which every rank has to hear.
+    """
 
     def __init__(self) -> None:
         self.engine = Engine()

@@ -119,6 +119,55 @@ def test_different_options(here, argument, values):
     assert argument in message
 
 
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("odd_one", ["first", "last"])
+@pytest.mark.parametrize("name", ["gradient", None])
+@pytest.mark.parametrize("mistake", ["dtype", "op", "exchange", "ties", "step"])
+def test_what_is_refused_on_one_rank_is_an_error_on_all(here, odd_one, name, mistake):
+    odd = 0 if odd_one == "first" else here.size - 1
+    good = np.ones(64, dtype="float32")
+    options = {} if mistake == "dtype" else {mistake: -1}
+    for _ in range(3):
+        if here.rank == odd:
+            bad = good.astype("int64") if mistake == "dtype" else good
+            with pytest.raises((TypeError, ValueError), match="expected") as caught:
+                hvd_sign.allreduce(bad, comm=here, name=name, **options)
+            reason = str(caught.value)
+        else:
+            with pytest.raises(ValueError, match=rf"refused on rank {odd}: ") as caught:
+                hvd_sign.allreduce(good, comm=here, name=name)
+            reason = str(caught.value).partition(f"refused on rank {odd}: ")[2]
+            assert name is None or f"allreduce {name!r}: " in str(caught.value)
+        assert set(here.allgather(reason)) == {reason}
+    works_afterwards(here)
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("odd_one", ["first", "last"])
+def test_a_call_after_a_refused_one_meets_the_others_next_call(here, odd_one):
+    odd = 0 if odd_one == "first" else here.size - 1
+    good = np.full(64, -3.0, dtype="float32")
+    if here.rank == odd:
+        for _ in range(2):
+            with pytest.raises(TypeError, match="got int64"):
+                hvd_sign.allreduce(good.astype("int64"), comm=here, name="again")
+    else:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"array: expected one of float32, .* got int64"):
+                hvd_sign.allreduce(good, comm=here, name="again")
+    got = hvd_sign.allreduce(good, comm=here, name="again")
+    np.testing.assert_array_equal(got, -1)
+
+
+def test_what_is_refused_on_all_ranks_leaves_nothing_behind(here):
+    for name in (None, "wrong"):
+        for _ in range(5):
+            with pytest.raises(TypeError, match="got int64"):
+                hvd_sign.allreduce(np.ones(3, dtype="int64"), comm=here, name=name)
+    works_afterwards(here)
+    hvd_sign.allreduce(np.ones(3, dtype="float32"), comm=here, name="wrong")
+
+
 def test_repeated_errors_leave_nothing_behind(here):
     for turn in range(10):
         if here.size > 1:

@@ -100,27 +100,30 @@ def _vote(
     process_set: ProcessSet,
     given: dict[str, Any],
 ) -> Handle:
-    rule = make_rule(op)
-    options = vote_options(given)
-    if options.nonfinite == "skip":
-        raise ValueError(
-            "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
-        )
-    if average is not None:
-        raise ValueError(f"average: not allowed together with op, got {average!r}")
-    tensors = []
-    for position, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
-        label = name or "tensor"
-        label = label if len(signals) == 1 else f"{label}[{position}]"
-        if signal.is_sparse:
-            raise TypeError(f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one")
-        dtype = dtype_name(signal)
-        check_dtype(f"allreduce {label!r}", dtype)
-        if prescale_factor != 1.0:
-            signal = signal.detach() * prescale_factor
-        voter = make_voter(signal.detach(), output.detach(), postscale_factor)
-        tensors.append(Tensor(label, tuple(signal.shape), dtype, voter))
     stream = world().adhoc(members(process_set), TorchCollectives(process_set))
+    with stream.refusing(name):
+        rule = make_rule(op)
+        options = vote_options(given)
+        if options.nonfinite == "skip":
+            raise ValueError(
+                "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
+            )
+        if average is not None:
+            raise ValueError(f"average: not allowed together with op, got {average!r}")
+        tensors = []
+        for position, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
+            label = name or "tensor"
+            label = label if len(signals) == 1 else f"{label}[{position}]"
+            if signal.is_sparse:
+                raise TypeError(
+                    f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one"
+                )
+            dtype = dtype_name(signal)
+            check_dtype(f"allreduce {label!r}", dtype)
+            if prescale_factor != 1.0:
+                signal = signal.detach() * prescale_factor
+            voter = make_voter(signal.detach(), output.detach(), postscale_factor)
+            tensors.append(Tensor(label, tuple(signal.shape), dtype, voter))
     return stream.vote(tensors, rule, options, name=name)
 
 
@@ -287,7 +290,8 @@ def allreduce(
     Raises:
         TypeError: a vote on an element type other than fp32, fp64, fp16 and bf16.
         ValueError: unknown options; options without a vote; a name already under way; and, on all
-            ranks alike, ranks that differ in shape, type or options.
+            ranks alike, ranks that differ in shape, type or options. If only some ranks' arguments
+            are refused, the others raise a ValueError that names those ranks and tells why.
     """
     op = op_of(compression, op)
     if not is_vote_rule(op):

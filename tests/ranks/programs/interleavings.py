@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from zlib import crc32
 
 import horovod.torch as plain_hvd
 import numpy as np
@@ -27,6 +28,7 @@ rank, size = hvd.rank(), hvd.size()
 odd = hvd.add_process_set(list(range(1, size, 2)))
 torch.set_num_threads(1)
 done: Counter[str] = Counter()
+verdicts: dict[tuple[int, int], int] = {}
 
 
 def given(key: list[int], of: int, length: int) -> np.ndarray:
@@ -90,18 +92,39 @@ class Part:
         in_place = self.shared.random() < 0.5
         tensors = [tensor for tensor, _ in drawn]
         kind = ("grouped_" if grouped else "") + "allreduce_async" + ("_" if in_place else "")
+        # Now and then one rank makes a mistake, which is an error on all.
+        mistaken = self.shared.choice(members) if self.shared.random() < 0.05 else None
+        key = self.number, self.count
 
         def begin() -> None:
-            if rank in members:
+            if rank not in members:
+                return
+            if rank == mistaken:
+                tensors[-1] = tensors[-1].long()
+            try:
                 handle = getattr(hvd, kind)(tensors if grouped else tensors[0], **options)
-                self.pending.append(lambda: check(handle))
+            except TypeError as error:
+                assert rank == mistaken and "got int64" in str(error)  # noqa: PT017, PT018
+            else:
+                assert rank != mistaken
+                self.pending.append(lambda: check(handle) if mistaken is None else fail(handle))
+
+        def fail(handle) -> None:
+            try:
+                hvd.synchronize(handle)
+            except ValueError as error:
+                assert f"refused on rank {members.index(mistaken)}: " in str(error)  # noqa: PT017
+            else:
+                raise AssertionError("a vote without a voter")
 
         def check(handle) -> None:
             if self.own.random() < 0.3:
                 while not hvd.poll(handle):
                     time.sleep(0.001)
             got = hvd.synchronize(handle)
-            for verdict, (tensor, rows) in zip(got if grouped else [got], drawn, strict=True):
+            got = got if grouped else [got]
+            verdicts[key] = crc32(b"".join(t.double().numpy().tobytes() for t in got))
+            for verdict, (tensor, rows) in zip(got, drawn, strict=True):
                 assert not in_place or verdict is tensor
                 check_verdict(verdict.double().numpy(), rows, options["ties"])
 
@@ -257,4 +280,9 @@ for stage in (first, second):
     hvd.allreduce(torch.ones(1), name="end of a stage")
 for thread in training:
     thread.join()
+# Where coins decide, they decide alike.
+everywhere = hvd.allgather_object(verdicts, name="verdicts")
+assert len(verdicts) > ROUNDS
+for theirs in everywhere:
+    assert all(theirs[key] == verdicts[key] for key in theirs.keys() & verdicts.keys())
 print(f"\nrank {rank} done {sum(done.values())} operations {dict(done)}\n", end="", flush=True)

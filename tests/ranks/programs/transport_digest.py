@@ -41,6 +41,15 @@ try:
 except ValueError as error:
     sentence = str(error)
 assert "'bad': shape differs between ranks: (3,) on rank 0; (4,) on" in sentence
+for _ in range(2):
+    wrong = torch.ones(3, dtype=torch.float32 if rank != 1 else torch.int64)
+    try:
+        hvd.allreduce(wrong, op=hvd.MajorityVote, name="refused")
+    except (TypeError, ValueError) as error:
+        sentence = str(error)
+    assert "allreduce 'refused': " in sentence
+    assert ("refused on rank 1: " in sentence) == (rank != 1)
+    assert "got int64" in sentence
 for array in (weights, *verdicts, *again):
     assert array.abs().sum() > 0
 
