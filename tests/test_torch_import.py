@@ -40,6 +40,37 @@ print(sorted(names - set(dir(hvd))))
     assert python(code, tmp_path) == "[]"
 
 
+def test_every_operation_that_may_lack_a_name_is_ours(tmp_path):
+    """Horovod names it after its handle, and votes over its collectives take handles too."""
+    kinds = {
+        "allgather": ("", "_async"),
+        "allreduce": ("", "_", "_async", "_async_"),
+        "alltoall": ("", "_async"),
+        "broadcast": ("", "_", "_async", "_async_"),
+        "broadcast_parameters": ("",),
+        "grouped_allgather": ("", "_async"),
+        "grouped_allreduce": ("", "_", "_async", "_async_"),
+        "grouped_reducescatter": ("", "_async"),
+        "reducescatter": ("", "_async"),
+    }
+    names = sorted(kind + ending for kind, endings in kinds.items() for ending in endings)
+    code = f"""
+import inspect
+import horovod.torch as plain
+import hvd_sign.torch as hvd
+from hvd_sign_torch.named_operations import OPERATIONS
+assert sorted([*OPERATIONS, "broadcast_parameters"]) == {names}
+for name in {names}:
+    ours, theirs = getattr(hvd, name), getattr(plain, name)
+    assert ours is not theirs, name
+    if "allreduce" not in name:
+        assert inspect.signature(ours) == inspect.signature(theirs), name
+        assert ours.__doc__ == theirs.__doc__, name
+print("done")
+"""
+    assert python(code, tmp_path) == "done"
+
+
 def test_horovod_is_not_patched(tmp_path):
     """Every attribute of every Horovod module is the same object after the import."""
     code = """
