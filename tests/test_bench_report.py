@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmarks import plots, report, results, vote
+from benchmarks import allreduce, overlap, plots, report, results
 from benchmarks.results import ResultError
 
 
@@ -191,13 +192,42 @@ def test_a_new_result_says_what_it_was_measured_with() -> None:
     assert made["schema_version"] == results.SCHEMA_VERSION
 
 
-def test_every_figure_of_the_vote_table() -> None:
+def test_every_figure_of_the_allreduce_table() -> None:
     def raw(name: str, seconds: list[float], payload: float) -> dict:
         figures = {"seconds": seconds, "payload_bytes": payload, "wire_bytes": 2 * payload}
         return {"size": 4000, "method": name, "label": name, "wrong": 0, **figures}
 
-    measured = [raw("fp32", [0.5, 0.2, 0.4], 6000), raw("vote", [0.1, 0.3, 0.1], 125)]
-    plain, voted = vote.summarise({"network": RESULT["network"], "measured": measured})
-    assert plain == vote.Row(4000, "fp32", 0.4, 0.2, 0.5, 1e4, 1.5e4, 6e3, 12e3, 48e-6, 0, 1.0)
+    measured = [
+        raw("fp32", [0.5, 0.2, 0.4], 6000),
+        raw("fp16", [0.2, 0.3, 0.1], 3000),
+        raw("vote", [0.1, 0.3, 0.1], 125),
+    ]
+    plain, half, voted = allreduce.summarise({"network": RESULT["network"], "measured": measured})
+    assert plain == allreduce.Row(
+        *(4000, "fp32", 0.4, 0.2, 0.5, 1e4, 1.5e4, 6e3, 12e3, 48e-6, 0, 1.0, None)
+    )
+    assert (half.speedup, half.over_best) == (2.0, None)
     assert (voted.median, voted.algbw, voted.busbw) == (0.1, 4e4, 6e4)
-    assert (voted.limit, voted.wire, voted.speedup) == (1e-6, 250, 4.0)
+    assert (voted.limit, voted.wire, voted.speedup, voted.over_best) == (1e-6, 250, 4.0, 2.0)
+
+
+def test_every_figure_of_the_overlap_table() -> None:
+    measured = [
+        {"method": "vote", "alone": [0.1, 0.2], "backward": [0.4] * 2, "exposed": [0.01, 0.05]}
+    ]
+    setup = {"layers": 5, "coordinates": 1000, "cycle_time": 20.0}
+    result = {"network": RESULT["network"], "setup": setup, "measured": measured}
+    console = Console(width=200, file=io.StringIO())
+    console.print(overlap.table(result))
+    text = console.file.getvalue()
+    assert "5 layers of 1,000 weights in all" in text
+    assert "HOROVOD_CYCLE_TIME 20 ms" in text
+    (row,) = [line for line in text.splitlines() if "majority vote" in line]
+    cells = [cell.strip() for cell in row.split("│")[1:-1]]
+    assert cells == ["majority vote", "150", "400", "30", "10", "50", "20.0%"]
+
+
+def test_a_network_without_a_limit_is_called_so() -> None:
+    network = {"mode": "cluster", "bits_per_second": None, "measured": [2e9, 3e9]}
+    text = report.network_text({"network": network})
+    assert text == "no limit between network namespaces (measured 2 Gbit/s)"
