@@ -175,8 +175,10 @@ class BallotBox(ABC):
         zero_key: of the coins that cast zeros in this step.
         tie_key: of the coins that decide ties in this step.
         parity: whether this rank's zero coins are turned round, so that two ranks' zeros cancel.
+        chunks: how many pieces of the bucket travel one after another.
     """
 
+    chunks = 1
     geometry: kernels.Geometry
     ballots: npt.NDArray[np.uint8]
     verdicts: npt.NDArray[np.uint8]

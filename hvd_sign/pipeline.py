@@ -211,6 +211,7 @@ class PipelinedBox(BallotBox):
             verdicts=self.verdicts,
         )
         self._vote = self._pipeline.module.vote(self._plan)
+        self.chunks = self._plan.chunks
 
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True

@@ -148,6 +148,7 @@ class VoteSession:
                 step=self._step,
                 buckets=len(self._boxes),
                 exchanges=[box.options.exchange for box in self._boxes],
+                chunks=[box.chunks for box in self._boxes],
                 **recorder.take(self.stream.spent).asdict(),
             )
 

@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 import hvd_sign.torch as hvd
+from hvd_sign import pipeline
 
+pipeline.CHUNK_BLOCKS = 1024
 hvd.init()
 parameters = [torch.nn.Parameter(torch.ones(n)) for n in (300_000, 10)]
 optimizer = hvd.DistributedOptimizer(
