@@ -58,6 +58,8 @@ transport = type(world().adhoc(range(size), None).transport).__name__
 # In one piece, since the launcher mixes what ranks write.
 print(f"\ndigest {hashlib.sha256(everything).hexdigest()} {transport}\n", end="", flush=True)
 
+again_too = not hvd.gloo_enabled()  # Horovod's own rendezvous may hand out addresses of before
 hvd.shutdown()
-hvd.init()
-assert hvd.allreduce(torch.tensor([1.0, -1.0]), op=hvd.MajorityVote).tolist() == [1, -1]
+if again_too:
+    hvd.init()
+    assert hvd.allreduce(torch.tensor([1.0, -1.0]), op=hvd.MajorityVote).tolist() == [1, -1]
