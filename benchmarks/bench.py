@@ -20,9 +20,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from benchmarks import data, launch, methods, plots, report, results
+from benchmarks import data, launch, methods, plots, results, training_table
 from benchmarks.errors import BenchError
 from benchmarks.netns import rate_or_none
+from benchmarks.words import network_text
 
 TITLES = {"fashion-mnist": "Fashion-MNIST", "digits": "scikit-learn's handwritten digits"}
 EPOCHS = {"fashion-mnist": 4, "digits": 20}
@@ -159,16 +160,16 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         console.print(
             f"{setup['epochs']} epochs of {setup['train_samples']:,} images "
             f"({setup['data_text']}) on {network.workers} workers, "
-            f"{report.network_text(result)}"
+            f"{network_text(result)}"
         )
         with launch.measure(network, "benchmarks.train_torch", config, folder) as told:
             result["methods"] = collect(told, setup, console)
     result["setup"] = setup
-    result["summary"] = [asdict(row) for row in report.summarise(result)]
+    result["summary"] = [asdict(row) for row in training_table.summarise(result)]
     results.save(folder, result)
-    report.save_text(result, folder)
+    training_table.save_text(result, folder)
     plots.save(result, folder)
-    report.show(result, console)
+    training_table.show(result, console)
     console.print(f"\nraw figures, plots and logs: {folder}")
     return folder
 

@@ -22,8 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import launch, methods, report, results
+from benchmarks import launch, methods, results
 from benchmarks.netns import rate_or_none
+from benchmarks.words import network_text, show_table
 
 COLUMNS = ("method", "alone ms", "backward ms", "exposed ms", "min", "max", "exposed / alone")
 
@@ -33,7 +34,7 @@ def table(result: results.Result) -> Table:
     setup = result["setup"]
     title = (
         f"{setup['layers']} layers of {setup['coordinates']:,} weights in all, "
-        f"{result['network']['workers']} workers, {report.network_text(result)}; "
+        f"{result['network']['workers']} workers, {network_text(result)}; "
         f"HOROVOD_CYCLE_TIME {setup['cycle_time']:g} ms"
     )
     shown = Table(header_style="bold", title_justify="left", title=title)
@@ -106,7 +107,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
                     console.print(f"{methods.METHODS[event['method']].label}: measured")
                     result["measured"].append(event)
     results.save(folder, result)
-    report.show_table(table(result), folder, console)
+    show_table(table(result), folder, console)
     return folder
 
 

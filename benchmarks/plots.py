@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from benchmarks.report import network_text, summarise
 from benchmarks.results import Result
+from benchmarks.training_table import summarise
+from benchmarks.words import network_text
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#777777", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00")

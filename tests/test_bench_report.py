@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import allreduce, overlap, plots, report, results
+from benchmarks import allreduce_table, overlap, plots, results, training_table, words
 from benchmarks.results import ResultError
 
 
@@ -89,14 +89,14 @@ def shown(result: dict) -> str:
     console = Console(width=140, record=True, quiet=True)
     console.quiet = False
     with console.capture() as captured:
-        report.show(result, console)
+        training_table.show(result, console)
     return captured.get()
 
 
 def test_every_figure_of_the_summary() -> None:
-    plain, voted = report.summarise(RESULT)
-    assert plain == report.Summary("plain", 5.0, 64.0, 0.5, 6e6, 6.1e6, 0.75, 1.0, 1.0)
-    assert voted == report.Summary("voted", 2.0, 160.0, 0.25, 2e5, 2.2e5, 0.7, 2.5, 30.0)
+    plain, voted = training_table.summarise(RESULT)
+    assert plain == training_table.Summary("plain", 5.0, 64.0, 0.5, 6e6, 6.1e6, 0.75, 1.0, 1.0)
+    assert voted == training_table.Summary("voted", 2.0, 160.0, 0.25, 2e5, 2.2e5, 0.7, 2.5, 30.0)
 
 
 def test_the_table_shows_them_with_units() -> None:
@@ -122,7 +122,7 @@ def test_a_busy_machine_makes_the_times_doubtful() -> None:
     for trained in result["methods"]:
         for one in trained["epochs"]:
             one["cpu_seconds"] = 0.3 * one["seconds"]
-    assert report.other_cores(result) == pytest.approx(0.6)
+    assert training_table.other_cores(result) == pytest.approx(0.6)
     assert "WARNING: the machine was busy with other programs" in shown(result)
 
 
@@ -142,7 +142,7 @@ def test_loopback_has_no_wire_and_a_lone_method_no_ratio() -> None:
         "interface": None,
     }
     result["methods"] = result["methods"][1:]
-    (voted,) = report.summarise(result)
+    (voted,) = training_table.summarise(result)
     assert (voted.wire, voted.speedup, voted.saving) == (None, None, None)
     assert "loopback: no network was emulated" in shown(result)
 
@@ -160,7 +160,7 @@ def test_plots_are_pictures_of_a_readable_size(tmp_path: Path) -> None:
     ("size", "text"), [(0, "0 B"), (999, "999 B"), (9730236, "9.73 MB"), (2.5e9, "2.5 GB")]
 )
 def test_sizes_are_decimal(size: float, text: str) -> None:
-    assert report.size_text(size) == text
+    assert words.size_text(size) == text
 
 
 def test_a_result_comes_back_from_its_directory(tmp_path: Path) -> None:
@@ -202,8 +202,10 @@ def test_every_figure_of_the_allreduce_table() -> None:
         raw("fp16", [0.2, 0.3, 0.1], 3000),
         raw("vote", [0.1, 0.3, 0.1], 125),
     ]
-    plain, half, voted = allreduce.summarise({"network": RESULT["network"], "measured": measured})
-    assert plain == allreduce.Row(
+    plain, half, voted = allreduce_table.summarise(
+        {"network": RESULT["network"], "measured": measured}
+    )
+    assert plain == allreduce_table.Row(
         *(4000, "fp32", 0.4, 0.2, 0.5, 1e4, 1.5e4, 6e3, 12e3, 48e-6, 0, 1.0, None)
     )
     assert (half.speedup, half.over_best) == (2.0, None)
@@ -229,5 +231,5 @@ def test_every_figure_of_the_overlap_table() -> None:
 
 def test_a_network_without_a_limit_is_called_so() -> None:
     network = {"mode": "cluster", "bits_per_second": None, "measured": [2e9, 3e9]}
-    text = report.network_text({"network": network})
+    text = words.network_text({"network": network})
     assert text == "no limit between network namespaces (measured 2 Gbit/s)"

@@ -1,4 +1,4 @@
-"""Table and plots of a training benchmark, from its result file alone."""
+"""The table of a training benchmark, from its result file alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.results import Result
+from benchmarks.words import WIDTH, network_text, size_text
 
-WIDTH = 118
 OTHERS_SHARE = 0.1  # of the cores; more than that in other hands makes times doubtful
 COLUMNS = (
     *("s/epoch", "samples/s", "waiting", "payload/step", "wire/step"),
@@ -102,17 +102,6 @@ def headline(result: Result) -> str:
     )
 
 
-def network_text(result: Result) -> str:
-    """The network in words, with what was measured of it."""
-    network = result["network"]
-    if network["mode"] == "loopback":
-        return "loopback: no network was emulated"
-    measured = rate_text(min(network["measured"]))
-    limit = network["bits_per_second"]
-    rate = "no limit" if limit is None else f"{rate_text(limit)} emulated"
-    return f"{rate} between network namespaces (measured {measured})"
-
-
 def table(result: Result) -> Table:
     """The table that the benchmark ends with."""
     shown = Table(header_style="bold", title_justify="left", title=headline(result))
@@ -178,25 +167,3 @@ def save_text(result: Result, folder: Path) -> Path:
         show(result, Console(file=file, width=WIDTH))
         print(f"- {versions}.\n- {result['started']}: {result['command']}", file=file)
     return path
-
-
-def rate_text(rate: float) -> str:
-    """Bits per second in words: 1e9 -> '1 Gbit/s'."""
-    unit, scale = ("Gbit/s", 1e9) if rate >= 0.5e9 else ("Mbit/s", 1e6)
-    return f"{rate / scale:.3g} {unit}"
-
-
-def size_text(size: float) -> str:
-    """Bytes in decimal units: 9730236 -> '9.73 MB'."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size:.0f} B"
-
-
-def show_table(shown: Table, folder: Path, console: Console) -> None:
-    """Prints a table, and writes it to the result directory."""
-    with (folder / "report.txt").open("w") as file:
-        Console(file=file, width=2 * WIDTH).print(shown)
-    console.print(shown)
-    console.print(f"raw figures and logs: {folder}")

@@ -1,0 +1,45 @@
+"""What tables, pictures and pages say alike: sizes, rates and networks in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import Result
+
+WIDTH = 118
+
+
+def network_text(result: Result) -> str:
+    """The network in words, with what was measured of it."""
+    network = result["network"]
+    if network["mode"] == "loopback":
+        return "loopback: no network was emulated"
+    measured = rate_text(min(network["measured"]))
+    limit = network["bits_per_second"]
+    rate = "no limit" if limit is None else f"{rate_text(limit)} emulated"
+    return f"{rate} between network namespaces (measured {measured})"
+
+
+def rate_text(rate: float) -> str:
+    """Bits per second in words: 1e9 -> '1 Gbit/s'."""
+    unit, scale = ("Gbit/s", 1e9) if rate >= 0.5e9 else ("Mbit/s", 1e6)
+    return f"{rate / scale:.3g} {unit}"
+
+
+def size_text(size: float) -> str:
+    """Bytes in decimal units: 9730236 -> '9.73 MB'."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} B"
+
+
+def show_table(shown: Table, folder: Path, console: Console) -> None:
+    """Prints a table, and writes it to the result directory."""
+    with (folder / "report.txt").open("w") as file:
+        Console(file=file, width=2 * WIDTH).print(shown)
+    console.print(shown)
+    console.print(f"raw figures and logs: {folder}")
