@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from hvd_sign.agreement import REFUSED
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.boxes import check_possible, make_box
-from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.buckets import BLOCK, Bucket, TensorSpec
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.options import VoteOptions
-from hvd_sign.order import News, make_order
+from hvd_sign.order import Decision, News, make_order
+from hvd_sign.posted import PostedBox, can_post
+from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.votes import VoteRule
 
@@ -46,7 +49,9 @@ class _Call:
     rule: VoteRule
     options: VoteOptions
     step: int | None
+    posted: bool = False
     task: Task = field(init=False)
+    box: BallotBox = field(init=False)
 
     def claim(self) -> dict[str, Any]:
         """What has to be the same on all ranks."""
@@ -71,7 +76,7 @@ class AdHocStream(Stream):
         self._unnamed = 0
         self._counts: dict[str, int] = {}
         self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
-        self._order = make_order(transport)
+        self._order = make_order(transport, self._tally)
         super().__init__(engine, transport, number)
         self.in_order = self._order.in_order
 
@@ -108,6 +113,9 @@ class AdHocStream(Stream):
                 raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
             check_possible(options, self.transport)
         call = _Call(tensors, rule, options, step)
+        if self._order.carries:
+            blocks = sum(-(-math.prod(tensor.shape) // BLOCK) for tensor in tensors)
+            call.posted = can_post(blocks, options)
         with self.engine.lock:
             self.check_usable()
             count = 0
@@ -124,7 +132,7 @@ class AdHocStream(Stream):
             coins = crc32(name.encode()) << 32 | (count if step is None else step)
             call.task = Task(name, self._run(name, call, coins), finished)
             self._asked[name] = call
-            self._news.append((self.transport.rank, name, call.claim(), self._order.joins))
+            self._tell(name, call.claim())
         logger.debug("stream %d: %s asked for", self.number, name)
         self.engine.wake()
         return call.task.handle
@@ -153,9 +161,12 @@ class AdHocStream(Stream):
             if self._broken is not None or name in self._asked:
                 return
             name = self._next_unnamed() if name is None else name
-            self._news.append((self.transport.rank, name, {REFUSED: why}, self._order.joins))
+            self._tell(name, {REFUSED: why})
         logger.debug("stream %d: %s refused: %s", self.number, name, why)
         self.engine.wake()
+
+    def _tell(self, name: str | None, claim: dict[str, Any]) -> None:
+        self._news.append(News(self.transport.rank, name, claim, self._order.joins))
 
     def _next_unnamed(self) -> str:
         self._unnamed += 1
@@ -175,7 +186,7 @@ class AdHocStream(Stream):
             return
         with self.engine.lock:
             self._left = True
-            self._news.append((self.transport.rank, None, {}, self._order.joins))
+            self._tell(None, {})
         self.engine.wake()
 
     def come_back(self) -> None:
@@ -192,8 +203,8 @@ class AdHocStream(Stream):
                 with self.engine.lock:
                     news, self._news = self._news, []
                     self._owes = True  # until all have heard
-                for name, error in self._order.listen(news):
-                    self._start(name, error)
+                for decision in self._order.listen([self._with_ballot(item) for item in news]):
+                    self._start(decision)
                     moved = True
                 self._owes = self._order.owes()
                 for name, call in list(self._asked.items()):
@@ -215,13 +226,34 @@ class AdHocStream(Stream):
             if not call.task.handle.done():
                 call.task.handle.finish(error)
 
-    def _start(self, name: str, error: str | None) -> None:
+    def _with_ballot(self, item: News) -> News:
+        """What this rank is ready for, and its ballot if that travels with the news."""
+        if item.name is None or REFUSED in item.claim or not self._asked[item.name].posted:
+            return item
+        call = self._asked[item.name]
+        with recorder.charging(self.spent):
+            call.task.advance()
+        return item._replace(ballot=self._posted_box(call).post.ballot)
+
+    def _tally(self, name: str, ballots: list[bytes]) -> bytes:
+        with recorder.charging(self.spent):
+            return self._posted_box(self._asked[name]).count(ballots)
+
+    @staticmethod
+    def _posted_box(call: _Call) -> PostedBox:
+        assert isinstance(call.box, PostedBox)
+        return call.box
+
+    def _start(self, decision: Decision) -> None:
+        name, error, verdict = decision
         call = self._asked[name]
         logger.debug("stream %d: %s %s", self.number, name, error or "begins")
         if error is not None:
             self._forget(name)
             call.task.handle.finish(ValueError(error))
             return
+        if verdict is not None:
+            self._posted_box(call).post.verdict = verdict
         with self.engine.lock:
             self._queue.append(call.task)
 
@@ -230,8 +262,10 @@ class AdHocStream(Stream):
             del self._asked[name]
 
     def _run(self, name: str, call: _Call, step: int) -> Iterator[Pending]:
-        key = (tuple(tensor.shape for tensor in call.tensors), repr(call.rule), call.options)
+        shapes = tuple(tensor.shape for tensor in call.tensors)
+        key = (shapes, repr(call.rule), call.options, call.posted)
         box = self._boxes.pop(key, None) or self._make_box(call)
+        call.box = box
         box.transport = self._order.transport_for(name)
         yield from box.decide(step, [tensor.voter for tensor in call.tensors])
         self._boxes[key] = box
@@ -247,6 +281,5 @@ class AdHocStream(Stream):
             TensorSpec(tensor.name, tensor.shape, tensor.dtype, ordinal)
             for ordinal, tensor in enumerate(call.tensors)
         )
-        return make_box(
-            Bucket(0, specs), call.rule, Sign(), call.options, self.transport, self.number
-        )
+        make = PostedBox if call.posted else make_box
+        return make(Bucket(0, specs), call.rule, Sign(), call.options, self.transport, self.number)

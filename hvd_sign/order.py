@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import pickle
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,9 +16,41 @@ from hvd_sign.transports.base import Buffer, Transport
 from hvd_sign.transports.horovod import HorovodTransport
 from hvd_sign.transports.mpi import MpiTransport
 
-News = tuple[int, str | None, dict[str, Any], int]
-"""A voter, the name it is ready for (None: it has joined), what it claims of it (or REFUSED: its
-call failed, and it waits for nothing), and how many joins it has come back from."""
+
+class News(NamedTuple):
+    """What a voter tells the others.
+
+    Attributes:
+        voter: its number.
+        name: what it is ready for; None: it has joined.
+        claim: what it claims of it; or REFUSED: its call failed, and it waits for nothing.
+        joins: how many joins it has come back from.
+        ballot: of a vote that is held with the agreement.
+    """
+
+    voter: int
+    name: str | None
+    claim: dict[str, Any]
+    joins: int
+    ballot: bytes | None = None
+
+
+class Decision(NamedTuple):
+    """What all voters are ready for.
+
+    Attributes:
+        name: of the vote.
+        error: the sentence that says why it cannot run, if it cannot.
+        verdict: of a vote that was held with the agreement.
+    """
+
+    name: str
+    error: str | None
+    verdict: bytes | None = None
+
+
+Tally = Callable[[str, list[bytes]], bytes]
+"""The verdict of the vote of this name, from all voters' ballots."""
 
 
 class Order(Protocol):
@@ -27,19 +59,17 @@ class Order(Protocol):
     Attributes:
         in_order: votes run one at a time, in the same order on all ranks; else side by side.
         can_leave: a voter may join.
+        carries: ballots may travel with the news, to be tallied by voter 0.
         joins: how often all ranks have joined and come back.
     """
 
     in_order: bool
     can_leave: bool
+    carries: bool
     joins: int
 
-    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
-        """Tells what this voter is newly ready for, and hears what all are ready for.
-
-        Returns:
-            Names to run, each with the sentence that says why it cannot, if it cannot.
-        """
+    def listen(self, news: Sequence[News]) -> list[Decision]:
+        """Tells what this voter is newly ready for, and hears what all are ready for."""
         ...
 
     def owes(self) -> bool:
@@ -56,15 +86,18 @@ class LoneOrder:
 
     in_order = True
     can_leave = True
+    carries = False
 
     def __init__(self, transport: Transport) -> None:
         self.joins = 0
         self._transport = transport
 
-    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
+    def listen(self, news: Sequence[News]) -> list[Decision]:
         """Everything, as asked for."""
         return [
-            (name, None) for _, name, claim, _ in news if name is not None and REFUSED not in claim
+            Decision(item.name, None)
+            for item in news
+            if item.name is not None and REFUSED not in item.claim
         ]
 
     def owes(self) -> bool:
@@ -81,44 +114,57 @@ class MailboxOrder:
 
     A vote can only run once voter 0 itself is ready for it, so nobody has to listen while it has
     nothing to vote on.
+
+    Args:
+        transport: the votes'.
+        tally: asked on voter 0.
     """
 
     in_order = True
     can_leave = True
+    carries = True
 
-    def __init__(self, transport: MpiTransport) -> None:
+    def __init__(self, transport: MpiTransport, tally: Tally) -> None:
         self.joins = 0
+        self._tally = tally
         self._mailbox = transport.mailbox()
         self._transport = transport
         # A voter whose call was refused may be ready again before the others' calls have come.
-        self._ready: dict[str, dict[int, deque[dict[str, Any]]]] = {}
+        self._ready: dict[str, dict[int, deque[News]]] = {}
         self._asked_in: dict[str, int] = {}
         self._joined: dict[int, int] = {}
 
-    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
+    def listen(self, news: Sequence[News]) -> list[Decision]:
         """Asks voter 0, or answers for it."""
         if self._transport.rank != 0:
             for item in news:
                 self._mailbox.send(item, 0)
             return self._mailbox.receive()
-        for voter, name, claim, joins in [*news, *self._mailbox.receive()]:
-            if name is None:
-                self._joined[voter] = joins + 1
+        for item in [*news, *self._mailbox.receive()]:
+            if item.name is None:
+                self._joined[item.voter] = item.joins + 1
             else:
-                self._ready.setdefault(name, {}).setdefault(voter, deque()).append(claim)
-                self._asked_in[name] = max(joins, self._asked_in.get(name, 0))
+                voters = self._ready.setdefault(item.name, {})
+                voters.setdefault(item.voter, deque()).append(item)
+                self._asked_in[item.name] = max(item.joins, self._asked_in.get(item.name, 0))
         mine = []
         for name, error in self._decided():
-            for voter in self._take(name):
-                if voter == 0:
-                    mine.append((name, error))
+            taken = self._take(name)
+            ballots = [item.ballot for item in taken if item.ballot is not None]
+            counts = error is None and len(ballots) == self._transport.size
+            decision = Decision(name, error, self._tally(name, ballots) if counts else None)
+            for item in taken:
+                if REFUSED in item.claim:
+                    continue
+                if item.voter == 0:
+                    mine.append(decision)
                 else:
-                    self._mailbox.send((name, error), voter)
+                    self._mailbox.send(decision, item.voter)
         return mine
 
     def owes(self) -> bool:
         """Voter 0 alone answers others."""
-        return any(REFUSED in claims[0][0] for claims in self._ready.values() if 0 in claims)
+        return any(REFUSED in claims[0][0].claim for claims in self._ready.values() if 0 in claims)
 
     def transport_for(self, name: str) -> Transport:
         """The stream's own: all voters run the same vote at a time."""
@@ -133,7 +179,7 @@ class MailboxOrder:
             gone = sorted(voter for voter, joins in self._joined.items() if joins > asked_in)
             who = f"allreduce {name!r}"
             if len(claims) == self._transport.size:
-                ordered = [claims[voter][0] for voter in range(self._transport.size)]
+                ordered = [claims[voter][0].claim for voter in range(self._transport.size)]
                 decided.append((name, refusal(who, ordered) or disagreement(who, ordered)))
             elif any(voter not in claims for voter in gone):
                 sentence = (
@@ -143,14 +189,14 @@ class MailboxOrder:
                 decided.append((name, sentence))
         return decided
 
-    def _take(self, name: str) -> list[int]:
-        """Ends everyone's first call of ``name``; returns who waits for the decision."""
+    def _take(self, name: str) -> list[News]:
+        """Ends everyone's first call of ``name``, and returns them in order of voters."""
         claims = self._ready[name]
-        first = {voter: calls.popleft() for voter, calls in claims.items()}
+        first = [claims[voter].popleft() for voter in sorted(claims)]
         self._ready[name] = {voter: calls for voter, calls in claims.items() if calls}
         if not self._ready[name]:
             del self._ready[name], self._asked_in[name]
-        return [voter for voter, claim in first.items() if REFUSED not in claim]
+        return first
 
 
 class NamedOrder:
@@ -158,6 +204,7 @@ class NamedOrder:
 
     in_order = False
     can_leave = False
+    carries = False
 
     def __init__(self, transport: HorovodTransport) -> None:
         self.joins = 0
@@ -167,24 +214,24 @@ class NamedOrder:
         self._digests: dict[tuple[str, int], Any] = {}
         self._differing: dict[tuple[str, int], Any] = {}
 
-    def listen(self, news: Sequence[News]) -> list[tuple[str, str | None]]:
+    def listen(self, news: Sequence[News]) -> list[Decision]:
         """Gathers digests of claims; where they differ, the claims."""
         collectives = self._transport.collectives
-        for _, name, claim, _ in news:
+        for _, name, claim, _, _ in news:
             if name is not None:
                 self._asked[name] += 1
                 call = name, self._asked[name]
                 self._claims[call] = claim
                 digest = _bytes(sha256(pickle.dumps(claim)).digest())
                 self._digests[call] = collectives.allgather(digest, self._prefix(call, "claim"))
-        decided: list[tuple[str, str | None]] = []
+        decided: list[Decision] = []
         for call, handle in list(self._digests.items()):
             if collectives.poll(handle):
                 del self._digests[call]
                 digests = collectives.result(handle).reshape(self._transport.size, -1)
                 if (digests == digests[0]).all():
                     if REFUSED not in self._claims.pop(call):
-                        decided.append((call[0], None))
+                        decided.append(Decision(call[0], None))
                 else:
                     packed = _bytes(pickle.dumps(self._claims[call]))
                     whole = self._prefix(call, "differs")
@@ -195,7 +242,8 @@ class NamedOrder:
                 claims = _unpickle_all(collectives.result(handle))
                 if REFUSED not in self._claims.pop(call):
                     who = f"allreduce {call[0]!r}"
-                    decided.append((call[0], refusal(who, claims) or disagreement(who, claims)))
+                    error = refusal(who, claims) or disagreement(who, claims)
+                    decided.append(Decision(call[0], error))
         return decided
 
     def owes(self) -> bool:
@@ -213,10 +261,10 @@ class NamedOrder:
         return f"{self._transport.prefix}.{what}.{name}.{number}"
 
 
-def make_order(transport: Transport) -> Order:
-    """How the voters of a transport agree."""
+def make_order(transport: Transport, tally: Tally) -> Order:
+    """How the voters of a transport agree; ``tally`` is asked for votes held meanwhile."""
     if isinstance(transport, MpiTransport):
-        return MailboxOrder(transport)
+        return MailboxOrder(transport, tally)
     if isinstance(transport, HorovodTransport):
         return NamedOrder(transport)
     return LoneOrder(transport)

@@ -7,10 +7,10 @@ import launch
 import pytest
 
 RUNS = {
-    "python": ("python", 25_000, "1"),
-    "small chunks": ("native", 192, "1"),
-    "one chunk": ("native", 10**6, "1"),
-    "three threads": ("native", 10**6, "3"),
+    "python": ("python", 25_000, "1", "exchanged"),
+    "small chunks": ("native", 192, "1", "exchanged"),
+    "one chunk": ("native", 10**6, "1", "posted"),
+    "three threads": ("native", 10**6, "3", "exchanged"),
 }
 
 
@@ -20,11 +20,12 @@ RUNS = {
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_engines_and_chunks_give_equal_verdicts(program, ranks):
     digests = set()
-    for engine, chunk, threads in RUNS.values():
+    for engine, chunk, threads, small in RUNS.values():
         outcome = program(
             "engine_digest",
             launch.mpirun(ranks),
             str(chunk),
+            small,
             extra={"HVD_SIGN_ENGINE": engine, "HVD_SIGN_THREADS": threads},
         )
         found = re.findall(r"digest (\w{64}) (native|python)", outcome.output)
@@ -45,11 +46,18 @@ def test_torch_votes_with_three_threads(inner):
 @pytest.mark.parametrize("threads", ["0", "-1", "many"])
 def test_a_wrong_number_of_threads_is_refused(program, threads):
     with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_THREADS: expected 1 or more"):
-        program("engine_digest", launch.mpirun(2), "64", extra={"HVD_SIGN_THREADS": threads})
+        program(
+            "engine_digest", launch.mpirun(2), "64", "posted", extra={"HVD_SIGN_THREADS": threads}
+        )
 
 
 def test_an_unknown_engine_is_refused(program):
     with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_ENGINE: expected one of 'auto'"):
         program(
-            "engine_digest", launch.mpirun(2), "64", extra={"HVD_SIGN_ENGINE": "warp"}, limit=60
+            "engine_digest",
+            launch.mpirun(2),
+            "64",
+            "posted",
+            extra={"HVD_SIGN_ENGINE": "warp"},
+            limit=60,
         )

@@ -30,6 +30,14 @@ def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
         duplicate.Free()
 
 
+@pytest.fixture(params=["posted", "sharded", "allgather"])
+def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An exchange by name; small votes of `sharded` are posted, unless that is switched off."""
+    if request.param == "sharded":
+        monkeypatch.setattr("hvd_sign.posted.MOST_BLOCKS", -1)
+    return "sharded" if request.param == "posted" else str(request.param)
+
+
 @pytest.fixture
 def rng(world: MPI.Intracomm) -> np.random.Generator:
     """Different numbers on each rank, the same in each run."""

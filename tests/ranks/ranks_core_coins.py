@@ -83,7 +83,6 @@ def test_default_step_is_the_number_of_earlier_calls_under_the_name(even):
     assert second.tobytes() == coins(even, name="counted", step=1).tobytes()
 
 
-@pytest.mark.parametrize("exchange", ["sharded", "allgather"])
 def test_zeros_of_all_ranks_in_a_live_block_are_coins(comm, exchange):
     """Inside a block with one non-zero value all the others are decided by coins, +-1."""
     signal = np.zeros(64 * 600, dtype="float32")

@@ -37,6 +37,47 @@ def test_allgather_sends_a_bit_a_coordinate_to_every_other_rank(rng):
     assert 0.98 * ideal <= stats["payload_bytes"] <= 1.02 * ideal
 
 
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("planes", [1, 2])
+def test_a_posted_ballot_goes_to_voter_0_and_one_verdict_comes_back(rng, planes):
+    """64-byte header, 8 bytes a block and plane, an activity word per 64 blocks, to 64 bytes."""
+    comm = MPI.COMM_WORLD
+    signal = rng.standard_normal(256 * 64).astype("float32")  # the largest that is posted
+    ties = "zero" if planes == 2 else "coin"
+    stats = counted(lambda: hvd_sign.allreduce(signal, ties=ties))
+    least = 256 * 8 * planes + 4 * 8
+    messages = comm.size - 1 if comm.rank == 0 else 1
+    assert messages * least <= stats["payload_bytes"] <= messages * (least + 128)
+    assert stats["votes"] == 1
+    larger = rng.standard_normal(signal.size + 1).astype("float32")
+    stats = counted(lambda: hvd_sign.allreduce(larger, ties=ties))
+    two_ways = 2 * (comm.size - 1) / comm.size * least
+    assert two_ways <= stats["payload_bytes"] <= two_ways + 2 * comm.size * 128
+
+
+@pytest.mark.ranks(2)
+def test_posted_votes_of_one_shape_side_by_side(rng, world):
+    """Each gets its own verdict, whatever the order in which ranks ask."""
+    names = [f"small {number}" for number in range(20)]
+    signals = {name: rng.standard_normal(100).astype("float32") for name in names}
+    results: dict[str, np.ndarray] = {}
+
+    def votes(part: list[str]) -> None:
+        for name in part:
+            results[name] = hvd_sign.allreduce(signals[name], name=name, ties="zero")
+
+    parts = [names[:5], names[5:10], names[10:15], names[15:]]
+    turned = parts[world.rank % 4 :] + parts[: world.rank % 4]
+    threads = [threading.Thread(target=votes, args=(part,)) for part in turned]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in names:
+        total = np.sign(world.allgather(signals[name])).sum(0)
+        np.testing.assert_array_equal(results[name], np.sign(total), err_msg=name)
+
+
 def test_zero_policy_sends_twice_as_much(rng):
     comm = MPI.COMM_WORLD
     signal = rng.standard_normal(1_000_000).astype("float32")

@@ -1,4 +1,7 @@
-"""Votes on gradients with everything in them, in many small chunks; prints the verdicts' digest."""
+"""Votes on gradients with everything in them, in many small chunks; prints the verdicts' digest.
+
+Small votes are exchanged like large ones, or posted with the ranks' agreement.
+"""
 
 import hashlib
 import sys
@@ -7,9 +10,11 @@ import numpy as np
 from mpi4py import MPI
 
 import hvd_sign
-from hvd_sign import pipeline
+from hvd_sign import pipeline, posted
 
 pipeline.CHUNK_BLOCKS = int(sys.argv[1])
+if sys.argv[2] == "exchanged":
+    posted.MOST_BLOCKS = -1
 world = MPI.COMM_WORLD
 generator = np.random.default_rng(world.rank)
 digest = hashlib.sha256()

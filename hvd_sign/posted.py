@@ -1,0 +1,99 @@
+"""The ballot box of a vote so small that ballots travel with the ranks' agreement to hold it.
+
+One message to voter 0, which tallies, and one back, instead of an exchange after the agreement.
+The verdict is that of every exchange in which each rank counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hvd_sign.algorithms import Algorithm
+from hvd_sign.ballots import Voter
+from hvd_sign.buckets import Bucket
+from hvd_sign.exchanges import AUTO, AllGather, Sharded
+from hvd_sign.options import VoteOptions
+from hvd_sign.stats import recorder
+from hvd_sign.stepwise import StepwiseBox
+from hvd_sign.transports.base import Pending, Transport
+from hvd_sign.votes import VoteRule
+
+MOST_BLOCKS = 256
+"""Blocks of 64 coordinates in a posted vote: its messages are of 4 KiB at most, which take hardly
+longer than empty ones."""
+
+
+def can_post(blocks: int, options: VoteOptions) -> bool:
+    """Whether a vote may be tallied by voter 0 alone, and is small enough."""
+    trusting = options.exchange == Sharded.name or (
+        options.exchange == AUTO and options.fallback is None
+    )
+    return trusting and blocks <= MOST_BLOCKS
+
+
+class Post:
+    """A ballot on its way to voter 0, and the verdict that comes back.
+
+    Attributes:
+        ballot: one message.
+        verdict: one message; None until it has come.
+    """
+
+    def __init__(self, ballot: bytes) -> None:
+        self.ballot = ballot
+        self.verdict: bytes | None = None
+
+    def test(self) -> bool:
+        """Whether the verdict has come."""
+        return self.verdict is not None
+
+
+class PostedBox(StepwiseBox):
+    """One shard, which voter 0 tallies.
+
+    Attributes:
+        post: of the vote under way, for those who carry it.
+    """
+
+    post: Post
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        rule: VoteRule,
+        algorithm: Algorithm,
+        options: VoteOptions,
+        transport: Transport,
+        stream: int,
+    ) -> None:
+        # The same messages: one shard, a ballot from every rank.
+        options = replace(options, exchange=AllGather.name, local="vote")
+        super().__init__(bucket, rule, algorithm, options, transport, stream)
+
+    def decide(
+        self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
+    ) -> Iterator[Pending]:
+        """One vote: cast, wait for the post, obey."""
+        self.begin(step)
+        self.cast(voters, joined=joined)
+        self.post = Post(self.ballots.tobytes())
+        if self.transport.rank != 0:
+            recorder.add(payload_bytes=self.ballots.nbytes)
+        yield self.post
+        assert self.post.verdict is not None
+        self.verdicts[:] = np.frombuffer(self.post.verdict, np.uint8)
+        self.check_verdicts()
+        recorder.add(votes=1)
+        if obey:
+            with self.span("apply"):
+                self.obey(voters)
+
+    def count(self, ballots: Iterable[bytes]) -> bytes:
+        """The verdict on all ranks' ballots, in order of ranks; asked of voter 0."""
+        self.received[:] = np.frombuffer(b"".join(ballots), np.uint8)
+        self.tally(0)
+        recorder.add(payload_bytes=self.verdict.nbytes * (self.transport.size - 1))
+        return self.verdict.tobytes()
