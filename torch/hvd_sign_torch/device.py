@@ -103,14 +103,19 @@ class DeviceVoter:
             values = torch.where(sound, values, 0)
             zeros = values == 0
             active = (~zeros).reshape(-1, BLOCK).any(1)
-            words = _words(values < 0), _words(zeros), _words(active)
             lengths = torch.full((sound.numel(),), CHUNK, device=sound.device)
             lengths[-1] -= values.numel() - self._signal.numel()
-            finite = int((lengths * sound.reshape(-1)).sum())
-            bad = int((~sound).sum())
-            total = float(values.abs().double().sum()) if slot.box.scaled else 0.0
-        self._place(slot, *words)
-        return Cast(bad, finite, total)
+            # Numbers that fp64 holds exactly, and a sum that is taken in it.
+            seen = torch.zeros(3, dtype=torch.float64, device=sound.device)
+            seen[0] = (~sound).sum()
+            seen[1] = (lengths * sound.reshape(-1)).sum()
+            if slot.box.scaled:
+                seen[2] = values.abs().double().sum()
+            packed = _packed(values < 0), _packed(zeros), _packed(active)
+            signs, zero, live, numbers = _to_host(*packed, seen)
+        self._place(slot, *(words.view(np.uint64) for words in (signs, zero, live)))
+        bad, finite, total = numbers.tolist()
+        return Cast(int(bad), int(finite), total)
 
     def obey(self, slot: Slot, scale: float) -> None:
         """Takes the verdict's bits to the device and unpacks them there."""
@@ -144,7 +149,7 @@ class DeviceVoter:
     def take(self, values: npt.NDArray[np.float32]) -> None:
         """Takes numbers in the place of a verdict to the device."""
         with self._stream(), torch.no_grad():
-            numbers = torch.from_numpy(values).to(self._out.device) * self._factor
+            numbers = _to_device(values, self._out.device) * self._factor
             self._out.copy_(numbers.reshape(self._out.shape))
             if self._out.is_cuda:
                 torch.cuda.current_stream(self._out.device).synchronize()
@@ -195,7 +200,7 @@ def _progress_stream(device: torch.device) -> Any:
 
 
 def _numbers(signal: torch.Tensor) -> npt.NDArray[np.float32]:
-    numbers: npt.NDArray[np.float32] = signal.reshape(-1).float().cpu().numpy()
+    (numbers,) = _to_host(signal.reshape(-1).float())
     return numbers
 
 
@@ -204,17 +209,37 @@ def _padded(flat: torch.Tensor, multiple: int) -> torch.Tensor:
     return torch.nn.functional.pad(flat, (0, missing)) if missing else flat
 
 
-def _words(flags: torch.Tensor) -> npt.NDArray[np.uint64]:
-    """Packs booleans, 64 a word, little-endian; only the words leave the device."""
+def _packed(flags: torch.Tensor) -> torch.Tensor:
+    """Booleans as bits of uint8, little-endian, in whole words of 64."""
     bits = _padded(flags.reshape(-1).to(torch.uint8), BLOCK).reshape(-1, 8)
     weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
-    packed = (bits * weights).sum(1, dtype=torch.uint8)
-    words: npt.NDArray[np.uint64] = packed.cpu().numpy().view(np.uint64)
-    return words
+    return (bits * weights).sum(1, dtype=torch.uint8)
+
+
+def _to_host(*tensors: torch.Tensor) -> list[npt.NDArray[Any]]:
+    """Copies of tensors, from a GPU through pinned memory with one wait for all of them.
+
+    PyTorch keeps pinned memory that is given back, so that later calls make none.
+    """
+    if not tensors[0].is_cuda:
+        return [tensor.cpu().numpy() for tensor in tensors]
+    copies = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [copy.numpy() for copy in copies]
+
+
+def _to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A copy of a host array, to a GPU through pinned memory; ordered on the current stream."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _bits(words: npt.NDArray[np.uint64], device: torch.device) -> torch.Tensor:
     """Unpacks words on the device, to a flat tensor of 0 and 1."""
-    packed = torch.from_numpy(words.view(np.uint8)).to(device)
+    packed = _to_device(words.view(np.uint8), device)
     shifts = torch.arange(8, dtype=torch.uint8, device=device)
     return ((packed.unsqueeze(1) >> shifts) & 1).reshape(-1)
