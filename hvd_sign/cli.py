@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvd_sign import link, trace
+from hvd_sign import link, measuring, trace
 from hvd_sign._version import __version__
 from hvd_sign.runtime import load_mpi, runtime, shutdown
 
@@ -54,7 +54,7 @@ def _bench_link(out: Path, seconds: float) -> int:
         print("hvd-sign bench-link: one rank has no link; start it with mpirun", file=sys.stderr)
         return 2
     transport = runtime().transport(world.Dup())
-    model = link.measure(transport, seconds=seconds)
+    model = measuring.measure(transport, seconds=seconds)
     transport.close(release=True)
     if world.Get_rank() == 0:
         link.save(model, out)
@@ -69,6 +69,9 @@ def _bench_link(out: Path, seconds: float) -> int:
         print(f"pack       {model.pack / 1e9:10.2f} billion coordinates/s")
         print(f"tally      {model.tally / 1e9:10.2f} GB of ballots/s")
         print(f"apply      {model.apply / 1e9:10.2f} billion coordinates/s")
+        if model.vote is not None and model.chunk is not None:
+            print(f"vote       {1e6 * model.vote:10.1f} us for a single small chunk")
+            print(f"chunk      {1e6 * model.chunk:10.1f} us for each further one")
         print(f"written to {out}")
     shutdown()
     return 0

@@ -10,24 +10,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from hvd_sign import kernels
 from hvd_sign.buckets import BLOCK
-from hvd_sign.transports.base import Buffer, Pending, Transport
 
 logger = logging.getLogger("hvd_sign")
 
 FILE_VERSION = 1
-SMALL, LARGE = 64, 2**18
-"""Bytes of the messages that latency and bandwidth are measured with."""
 
 
 class Parts(NamedTuple):
@@ -52,6 +44,8 @@ class LinkModel:
         local_bandwidth: as ``bandwidth``, among the ranks of a node; None: the same.
         node_latency: as ``latency``, among the nodes' leaders; None: the same.
         node_bandwidth: as ``bandwidth``, among the nodes' leaders; None: the same.
+        vote: seconds that a vote of 64 blocks takes in the native pipeline; None: unknown.
+        chunk: seconds that each further chunk of 64 blocks adds to it; None: unknown.
     """
 
     latency: float
@@ -63,6 +57,8 @@ class LinkModel:
     local_bandwidth: float | None = None
     node_latency: float | None = None
     node_bandwidth: float | None = None
+    vote: float | None = None
+    chunk: float | None = None
 
     def seconds(
         self,
@@ -144,102 +140,6 @@ ORDINARY = LinkModel(latency=50e-6, bandwidth=1.25e8, pack=2e9, tally=4e9, apply
 """Where nothing was measured: Ethernet of 1 Gbit/s, and one core's kernels."""
 
 
-def measure(transport: Transport, *, seconds: float = 1.0) -> LinkModel:
-    """Measures a transport and this machine's kernels; the slowest rank's figures count.
-
-    Collective over the transport's voters; blocks.
-
-    Args:
-        transport: nothing else may be under way on it.
-        seconds: about how long to measure.
-    """
-    nodes = transport.nodes
-    layered = nodes is not None and len(nodes.members) > 1 and nodes.largest > 1
-    share = (0.25 if layered else 0.7) * seconds
-    size = transport.size
-    latency, bandwidth = _measure_link(transport, transport.alltoall, size, size, share)
-    inside: tuple[float, float] | tuple[None, None] = None, None
-    between: tuple[float, float] | tuple[None, None] = None, None
-    if nodes is not None and layered:
-        inside = _measure_link(
-            transport,
-            partial(nodes.alltoall, nodes.neighbours, nodes.local),
-            len(nodes.neighbours),
-            nodes.largest,
-            share,
-        )
-        group, place = (nodes.leaders, nodes.node) if nodes.leads else ((transport.rank,), 0)
-        between = _measure_link(
-            transport, partial(nodes.alltoall, group, place), len(group), len(nodes.members), share
-        )
-
-    coordinates, voters = 2**20, 4
-    geometry = kernels.Geometry(coordinates // BLOCK, 1)
-    signal = np.ones(coordinates, np.float32)
-    messages = np.zeros(geometry.total_bytes, np.uint8)
-    ballots = np.zeros(geometry.total_bytes * voters, np.uint8)
-    first_blocks, ordinals = np.zeros(1, np.int64), np.zeros(1, np.uint64)
-    share = 0.1 * seconds
-    pack = _agreed(
-        transport,
-        lambda: kernels.pack(signal, messages, geometry, 0, ties=0, key=0, parity=False, ordinal=0),
-        share,
-    )
-    tally = _agreed(
-        transport,
-        lambda: kernels.tally(
-            ballots,
-            geometry,
-            messages,
-            shard=0,
-            ties=0,
-            key=0,
-            first_blocks=first_blocks,
-            ordinals=ordinals,
-        ),
-        share,
-    )
-    apply = _agreed(transport, lambda: kernels.write_verdict(signal, messages, geometry, 0), share)
-    return LinkModel(
-        latency=latency,
-        bandwidth=bandwidth,
-        pack=coordinates / pack,
-        tally=ballots.size / tally,
-        apply=coordinates / apply,
-        local_latency=inside[0],
-        local_bandwidth=inside[1],
-        node_latency=between[0],
-        node_bandwidth=between[1],
-    )
-
-
-def _measure_link(
-    transport: Transport,
-    alltoall: Callable[[Buffer, Buffer], Pending],
-    size: int,
-    largest: int,
-    seconds: float,
-) -> tuple[float, float]:
-    """Latency and bandwidth of an all-to-all among groups of voters, at the same time in all.
-
-    Args:
-        transport: on which all voters agree what they saw.
-        alltoall: among this voter's group.
-        size: of this voter's group.
-        largest: size of the largest group, which the slowest figures belong to.
-        seconds: about how long to measure.
-    """
-    small = np.zeros(SMALL * size, np.uint8), np.zeros(SMALL * size, np.uint8)
-    large = np.zeros(LARGE * size, np.uint8), np.zeros(LARGE * size, np.uint8)
-    for buffers in (small, large):
-        _wait(alltoall(*buffers))
-    quick = _agreed(transport, lambda: _wait(alltoall(*small)), 0.3 * seconds)
-    slow = _agreed(transport, lambda: _wait(alltoall(*large)), 0.7 * seconds)
-    if largest == 1:
-        return quick, float("inf")
-    return quick / (largest - 1), (largest - 1) * LARGE / max(slow - quick, 1e-9)
-
-
 def default_file() -> Path:
     """Where the constants are kept: HVD_SIGN_LINK_FILE, else in the user's configuration."""
     named = os.environ.get("HVD_SIGN_LINK_FILE")
@@ -283,27 +183,3 @@ def load_or_warn() -> LinkModel | None:
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: no home directory
         logger.warning("constants of the link: %s", error)
         return None
-
-
-def load_or_measure(transport: Transport) -> LinkModel:
-    """The constants of voter 0's file, else a measurement. Collective over the voters; blocks."""
-    known = transport.gather_objects(load_or_warn() if transport.rank == 0 else None)[0]
-    return known if isinstance(known, LinkModel) else measure(transport)
-
-
-def _wait(pending: Pending) -> None:
-    while not pending.test():
-        time.sleep(0)
-
-
-def _agreed(transport: Transport, action: Callable[[], object], seconds: float) -> float:
-    """Median time of ``action`` on the slowest rank; done equally often on all."""
-    start = time.perf_counter()
-    action()
-    first = max(transport.gather_objects(time.perf_counter() - start))
-    times = []
-    for _ in range(max(3, min(200, int(seconds / max(first, 1e-6))))):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return float(max(transport.gather_objects(float(np.median(times)))))

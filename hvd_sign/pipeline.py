@@ -175,6 +175,9 @@ def can_pipeline(
 class PipelinedBox(BallotBox):
     """A bucket whose chunks the native engine moves.
 
+    Args:
+        chunk_blocks: blocks in a chunk; planned if None.
+
     ``ballots`` and ``verdicts`` hold the whole bucket in one message each, for voters that pack
     and obey by themselves.
     """
@@ -187,8 +190,12 @@ class PipelinedBox(BallotBox):
         options: VoteOptions,
         transport: Transport,
         stream: int,
+        *,
+        chunk_blocks: int | None = None,
     ) -> None:
         super().__init__(bucket, rule, algorithm, options, transport, stream)
+        if chunk_blocks is None:
+            chunk_blocks = planned_chunk_blocks(bucket.blocks, CHUNK_BLOCKS, options, transport)
         assert isinstance(transport, MpiTransport)
         assert transport.pipeline is not None
         self._pipeline = transport.pipeline
@@ -205,7 +212,7 @@ class PipelinedBox(BallotBox):
             voters=transport.size,
             stream=stream,
             bucket=bucket.index,
-            chunk_blocks=planned_chunk_blocks(bucket.blocks, CHUNK_BLOCKS, options, transport),
+            chunk_blocks=chunk_blocks,
             slots=SLOTS,
             ballots=self.ballots,
             verdicts=self.verdicts,

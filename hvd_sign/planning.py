@@ -20,10 +20,10 @@ from hvd_sign.options import VoteOptions
 from hvd_sign.transports.base import Transport
 
 VOTE_SECONDS = 200e-6
-"""What a bucket's vote costs beside its messages: the progress thread's turns."""
+"""What a bucket's vote costs beside its messages, where that was not measured."""
 
 CHUNK_SECONDS = 20e-6
-"""What a chunk of the native pipeline costs beside its messages."""
+"""What a chunk of the native pipeline costs beside its messages, where that was not measured."""
 
 SMALLEST_BUCKET = 2**16
 """Bytes of fp32 gradient that a planned bucket has at least."""
@@ -79,7 +79,10 @@ def planned_bucket_bytes(sizes: Iterable[int], options: VoteOptions, transport: 
     if exchange == AUTO:
         exchange = cheapest(total, options, transport)
     parts = expected(exchange, total, options, transport)
-    count = _pieces(parts.wire + parts.kernels, parts.latency + VOTE_SECONDS)
+    overhead = parts.latency + VOTE_SECONDS
+    if transport.link is not None and transport.link.vote is not None:
+        overhead = transport.link.vote
+    count = _pieces(parts.wire + parts.kernels, overhead)
     return max(SMALLEST_BUCKET, math.ceil(4 * total / count))
 
 
@@ -97,7 +100,10 @@ def planned_chunk_blocks(blocks: int, most: int, options: VoteOptions, transport
     if transport.link is None:
         return most
     parts = expected(options.exchange, blocks * BLOCK, options, transport)
-    count = _pieces(min(parts.wire, parts.kernels), parts.latency + CHUNK_SECONDS)
+    overhead = parts.latency + CHUNK_SECONDS
+    if transport.link.chunk is not None:
+        overhead = transport.link.chunk
+    count = _pieces(min(parts.wire, parts.kernels), overhead)
     return min(most, math.ceil(blocks / count))
 
 

@@ -18,7 +18,7 @@ from hvd_sign.buckets import TensorSpec, check_bucket_bytes, plan_buckets
 from hvd_sign.dense import DenseBox
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.exchanges import AUTO
-from hvd_sign.link import load_or_measure
+from hvd_sign.measuring import load_or_measure
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions
 from hvd_sign.pipeline import PipelinedBox

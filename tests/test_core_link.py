@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -113,6 +114,10 @@ def test_planned_buckets():
     options = VoteOptions(exchange="auto")
     planned = planned_bucket_bytes([5_000_000, 3_000_000], options, transport)
     assert planned == pytest.approx(32e6 / best, rel=1e-4)
+    known = together("abcd", replace(MODEL, vote=1e-3))
+    best = math.sqrt((1.5 * (1 + 1 / 64) + 0.016) / 1e-3)
+    planned = planned_bucket_bytes([5_000_000, 3_000_000], options, known)
+    assert planned == pytest.approx(32e6 / best, rel=1e-4)
     # Never so small that votes outnumber what they carry, and one bucket where all is latency.
     assert planned_bucket_bytes([100], options, transport) == 65_536
     slow = together("abcd", replace(MODEL, latency=100.0))
@@ -132,6 +137,10 @@ def test_planned_chunks():
     assert planned_chunk_blocks(125_000, 25_000, options, quick) == pytest.approx(
         125_000 / best, rel=1e-2
     )
+    # 0.1 ms for each further chunk of the pipeline, if that was measured.
+    known = together("abcd", replace(MODEL, chunk=1e-4))
+    chunk = planned_chunk_blocks(125_000, 1_000_000, options, known)
+    assert chunk == pytest.approx(125_000 / math.sqrt(0.016 / 1e-4), rel=1e-2)
     transport.link = None
     assert planned_chunk_blocks(125_000, 25_000, options, transport) == 25_000
 
@@ -186,6 +195,10 @@ def test_bench_link_and_auto(program, tmp_path):
     assert 0 < model.latency < 1
     assert model.bandwidth > 1e6
     assert model.local_latency is model.node_latency is None
+    if importlib.util.find_spec("hvd_sign._engine") is not None:
+        assert 0 < model.chunk < 1
+        assert 0 < model.vote < 1
+        assert "us for each further one" in outcome.output
     assert outcome.output.count("a rank is done") == 2
 
 
