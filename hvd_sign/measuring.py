@@ -140,7 +140,7 @@ def load_or_measure(transport: Transport) -> LinkModel:
 def _measure_pipeline(
     transport: Transport, seconds: float
 ) -> tuple[float, float] | tuple[None, None]:
-    """What a native vote of one small chunk takes, and what each further chunk adds; None without one."""
+    """What a native vote of a small chunk takes, and what each further one adds; None without."""
     options, rule, algorithm = VoteOptions(), MajorityVote(), Sign()
     if not can_pipeline(rule, algorithm, options, transport):
         return None, None
