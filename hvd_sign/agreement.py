@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+KIND = "operation"
+"""The key of a claim under which stands what kind of call it is."""
 REFUSED = "refused"
 """The only key of a claim in whose place a rank's call was refused: why."""
 
@@ -24,6 +26,12 @@ def refusal(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     why = claims[ranks[0]][REFUSED].removeprefix(f"{who}: ")
     return f"{who}: refused on {ranks_text(ranks)}: {why}"
+
+
+def title(name: str, claims: Iterable[Mapping[str, Any]]) -> str:
+    """How a sentence about a call begins: its kind, where all that say one agree, and its name."""
+    kinds = {claim[KIND] for claim in claims if KIND in claim}
+    return f"{kinds.pop()} {name!r}" if len(kinds) == 1 else repr(name)
 
 
 def disagreement(who: str, claims: Sequence[Mapping[str, Any]]) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.adhoc import Tensor
+from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.ballots import HostVoter
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
@@ -78,7 +78,7 @@ def allreduce(
     if communicator == mpi.COMM_NULL:
         raise ValueError("comm: expected a communicator that this rank is in, got COMM_NULL")
     stream = communicator_streams.get(communicator)
-    with stream.refusing(name):
+    with stream.refusing(ALLREDUCE, name):
         rule = make_rule(op)
         check_exchange(exchange)
         options = VoteOptions(

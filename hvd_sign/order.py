@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hvd_sign.agreement import REFUSED, disagreement, ranks_text, refusal
+from hvd_sign.agreement import REFUSED, disagreement, ranks_text, refusal, title
 from hvd_sign.transports.base import Buffer, Transport
 from hvd_sign.transports.horovod import HorovodTransport
 from hvd_sign.transports.mpi import MpiTransport
@@ -177,7 +177,7 @@ class MailboxOrder:
             # Who asked may have come back from a join that others are still coming back from.
             asked_in = self._asked_in[name]
             gone = sorted(voter for voter, joins in self._joined.items() if joins > asked_in)
-            who = f"allreduce {name!r}"
+            who = title(name, (calls[0].claim for calls in claims.values()))
             if len(claims) == self._transport.size:
                 ordered = [claims[voter][0].claim for voter in range(self._transport.size)]
                 decided.append((name, refusal(who, ordered) or disagreement(who, ordered)))
@@ -241,7 +241,7 @@ class NamedOrder:
                 del self._differing[call]
                 claims = _unpickle_all(collectives.result(handle))
                 if REFUSED not in self._claims.pop(call):
-                    who = f"allreduce {call[0]!r}"
+                    who = title(call[0], claims)
                     error = refusal(who, claims) or disagreement(who, claims)
                     decided.append(Decision(call[0], error))
         return decided

@@ -183,7 +183,7 @@ class World:
         self._sessions: list[VoteSession] = []
         self._runtime = runtime()
 
-    def stream(self, ranks: Sequence[int], collectives: HorovodCollectives) -> Stream:
+    def stream(self, ranks: Sequence[int], collectives: HorovodCollectives | None = None) -> Stream:
         """A new stream among Horovod ranks; collective over them.
 
         Args:
@@ -195,7 +195,9 @@ class World:
         """
         return self._runtime.stream(self._transport(ranks, collectives), ranks)
 
-    def adhoc(self, ranks: Sequence[int], collectives: HorovodCollectives) -> AdHocStream:
+    def adhoc(
+        self, ranks: Sequence[int], collectives: HorovodCollectives | None = None
+    ) -> AdHocStream:
         """The stream of ad-hoc votes among Horovod ranks; collective over them at first use.
 
         Args:
@@ -218,7 +220,7 @@ class World:
     def session(
         self,
         ranks: Sequence[int],
-        collectives: HorovodCollectives,
+        collectives: HorovodCollectives | None,
         *args: Any,
         **kwargs: Any,
     ) -> VoteSession:
@@ -243,7 +245,7 @@ class World:
         size = len(self._mpi_ranks) if self._mpi_ranks is not None else 1
         return Served(served, list(self._adhoc.values()), size)
 
-    def _transport(self, ranks: Sequence[int], collectives: HorovodCollectives) -> Transport:
+    def _transport(self, ranks: Sequence[int], collectives: HorovodCollectives | None) -> Transport:
         if self.rank not in ranks:
             raise ValueError(
                 f"process_set: rank {self.rank} votes, but is not one of its ranks {list(ranks)}"
@@ -251,6 +253,7 @@ class World:
         if len(ranks) == 1:
             return LocalTransport()
         if self._mpi_ranks is None:
+            assert collectives is not None
             members = crc32(repr(list(ranks)).encode())
             prefix = f"hvd_sign.{members:08x}.{self._runtime.count(ranks)}"
             return HorovodTransport(collectives, list(ranks).index(self.rank), len(ranks), prefix)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hvd_sign.pipeline import Pipeline
 
 
-class _Request:
+class Request:
     """An MPI request, and the buffers that it must keep alive."""
 
     def __init__(self, request: MPI.Request, *buffers: Any) -> None:
@@ -26,11 +26,12 @@ class _Request:
         self.ended = False
 
     def test(self) -> bool:
+        """Whether it has ended; makes progress, never blocks."""
         self.ended = self.ended or bool(self._request.Test())
         return self.ended
 
 
-_abandoned: list[list[_Request]] = []
+_abandoned: list[list[Request]] = []
 """Requests that nobody waits for any more: their buffers are kept until the process ends."""
 
 
@@ -50,7 +51,7 @@ class MpiTransport:
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
-        self._requests: list[_Request] = []
+        self._requests: list[Request] = []
         self.link: LinkModel | None = None
         self.pipeline: Pipeline | None = None
         self.rank: int = communicator.Get_rank()
@@ -61,28 +62,28 @@ class MpiTransport:
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Ialltoall of equal parts."""
         recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
-        return self._begin(_Request(self.communicator.Ialltoall(send, recv), send, recv))
+        return self._begin(Request(self.communicator.Ialltoall(send, recv), send, recv))
 
     def allgather(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Iallgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
-        return self._begin(_Request(self.communicator.Iallgather(send, recv), send, recv))
+        return self._begin(Request(self.communicator.Iallgather(send, recv), send, recv))
 
     def sum(self, send: Floats, recv: Floats) -> Pending:
         """MPI_Iallreduce, which counts as a ring's bytes."""
         recorder.add(payload_bytes=2 * send.nbytes // self.size * (self.size - 1))
-        return self._begin(_Request(self.communicator.Iallreduce(send, recv), send, recv))
+        return self._begin(Request(self.communicator.Iallreduce(send, recv), send, recv))
 
     def send(self, buffer: Buffer, voter: int) -> Pending:
         """MPI_Isend."""
         recorder.add(payload_bytes=buffer.nbytes)
-        return self._begin(_Request(self.communicator.Isend(buffer, voter, PAIRS), buffer))
+        return self._begin(Request(self.communicator.Isend(buffer, voter, PAIRS), buffer))
 
     def receive(self, buffer: Buffer, voter: int) -> Pending:
         """MPI_Irecv."""
-        return self._begin(_Request(self.communicator.Irecv(buffer, voter, PAIRS), buffer))
+        return self._begin(Request(self.communicator.Irecv(buffer, voter, PAIRS), buffer))
 
-    def _begin(self, request: _Request) -> _Request:
+    def _begin(self, request: Request) -> Request:
         self._requests = [earlier for earlier in self._requests if not earlier.ended]
         self._requests.append(request)
         return request

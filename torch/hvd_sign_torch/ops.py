@@ -9,7 +9,7 @@ import horovod.torch as horovod
 import torch
 from horovod.torch import ProcessSet, global_process_set
 
-from hvd_sign.adhoc import Tensor
+from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
 from hvd_sign.exchanges import check_exchange
@@ -101,7 +101,7 @@ def _vote(
     given: dict[str, Any],
 ) -> Handle:
     stream = world().adhoc(members(process_set), TorchCollectives(process_set))
-    with stream.refusing(name):
+    with stream.refusing(ALLREDUCE, name):
         rule = make_rule(op)
         options = vote_options(given)
         if options.nonfinite == "skip":

@@ -1,0 +1,231 @@
+"""Who takes part: ``init()``, ranks by job and by node, process sets and their streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from hvd_sign import runtime
+from hvd_sign.adhoc import AdHocStream
+from hvd_sign.calls import Call
+from hvd_sign.engine import Handle
+from hvd_sign.runtime import World
+from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Ranks:
+    """The job's ranks, from ``init()`` to ``shutdown()``. Making it is collective over them.
+
+    Args:
+        communicator: of all ranks; duplicated.
+
+    Attributes:
+        world: the votes among them.
+    """
+
+    def __init__(self, communicator: MPI.Intracomm) -> None:
+        mpi = runtime.load_mpi()
+        self._communicator = communicator.Dup()
+        self.rank: int = communicator.Get_rank()
+        self.size: int = communicator.Get_size()
+        local = self._communicator.Split_type(mpi.COMM_TYPE_SHARED, self.rank)
+        cross = self._communicator.Split(local.Get_rank(), self.rank)
+        self.local_rank: int = local.Get_rank()
+        self.local_size: int = local.Get_size()
+        self.cross_rank: int = cross.Get_rank()
+        self.cross_size: int = cross.Get_size()
+        sizes = self._communicator.allgather(self.local_size)
+        self.homogeneous = len(set(sizes)) == 1
+        local.Free()
+        cross.Free()
+        places = self._communicator.allgather(mpi.COMM_WORLD.Get_rank())
+        self.world = World(self.rank, places)
+        self._sets: dict[int, ProcessSet] = {}
+        self._communicators: dict[int, MPI.Intracomm] = {}
+        self._numbers = 0
+        global_process_set.ranks = list(range(self.size))
+        self.add(global_process_set)
+
+    def add(self, process_set: ProcessSet) -> ProcessSet:
+        """Registers a process set; collective over all ranks.
+
+        Raises:
+            ValueError: it is registered, has a rank that there is not, or ranks differ in it; then
+                on all ranks.
+        """
+        assert process_set.ranks is not None
+        claims = self._communicator.allgather((process_set.ranks, process_set.process_set_id))
+        if any(claim != claims[0] for claim in claims):
+            said = "; ".join(f"{claim[0]} on rank {rank}" for rank, claim in enumerate(claims))
+            raise ValueError(f"process_set: ranks differ in it: {said}")
+        if process_set.process_set_id is not None:
+            raise ValueError(f"process_set: {process_set} is registered already")
+        if max(process_set.ranks) >= self.size:
+            raise ValueError(
+                f"process_set: expected ranks below {self.size}, got {process_set.ranks}"
+            )
+        known = [other for other in self._sets.values() if other.ranks == process_set.ranks]
+        if known:
+            raise ValueError(f"process_set: its ranks are those of {known[0]}")
+        included = self.rank in process_set.ranks
+        part = cast("MPI.Intracomm", self._communicator.Split(int(not included), self.rank))
+        number, self._numbers = self._numbers, self._numbers + 1
+        process_set.register(number, process_set.ranks.index(self.rank) if included else None)
+        self._sets[number] = process_set
+        if included:
+            self._communicators[number] = part
+            self.stream(process_set)
+        else:
+            part.Free()
+        return process_set
+
+    def remove(self, process_set: ProcessSet) -> bool:
+        """Takes a process set back; collective over all ranks. False: it is not registered.
+
+        Raises:
+            ValueError: it is the one of all ranks.
+        """
+        number = process_set.process_set_id
+        if number == 0:
+            raise ValueError("process_set: that of all ranks cannot be removed")
+        if number is None or self._sets.get(number) is not process_set:
+            return False
+        del self._sets[number]
+        process_set.register(None, None)
+        communicator = self._communicators.pop(number, None)
+        if communicator is not None:
+            assert process_set.ranks is not None
+            self.world.forget(process_set.ranks)
+            communicator.Free()
+        return True
+
+    def communicator(self, process_set: ProcessSet) -> MPI.Intracomm:
+        """Of the collectives of a process set. Raises ValueError: this process is not in it."""
+        process_set.rank()
+        assert process_set.process_set_id is not None
+        return self._communicators[process_set.process_set_id]
+
+    def stream(self, process_set: ProcessSet) -> AdHocStream:
+        """Of the calls of a process set. Raises ValueError: this process is not in it."""
+        process_set.rank()
+        assert process_set.ranks is not None
+        return self.world.adhoc(process_set.ranks)
+
+    def close(self) -> None:
+        """Lets go of all; the runtime has been shut down."""
+        for process_set in self._sets.values():
+            process_set.register(None, None)
+        for communicator in (*self._communicators.values(), self._communicator):
+            communicator.Free()
+
+
+_ranks: Ranks | None = None
+
+
+def init(
+    comm: MPI.Intracomm | Sequence[int] | None = None,
+    process_sets: Sequence[ProcessSet | Sequence[int]] | None = None,
+) -> None:
+    """Starts MPI, where nobody has, and finds the ranks. Collective over them; once is enough.
+
+    Args:
+        comm: an mpi4py communicator of the ranks that take part; None: MPI_COMM_WORLD. Or a list
+            of ranks of MPI_COMM_WORLD.
+        process_sets: registered at once.
+
+    Raises:
+        RuntimeError: MPI cannot be used; the message says why and what helps.
+    """
+    global _ranks
+    if _ranks is not None:
+        return
+    mpi = runtime.load_mpi()
+    if comm is None or isinstance(comm, mpi.Intracomm):
+        _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
+    else:
+        members = mpi.COMM_WORLD.Get_group().Incl(list(cast("Sequence[int]", comm)))
+        made = mpi.COMM_WORLD.Create_group(members)
+        _ranks = Ranks(made)
+        made.Free()
+    for wanted in process_sets or ():
+        add_process_set(wanted)
+
+
+def shutdown() -> None:
+    """Waits for what is under way and ends it all. Collective over all ranks."""
+    global _ranks
+    ended, _ranks = _ranks, None
+    if ended is not None:
+        runtime.shutdown()
+        ended.close()
+
+
+def is_initialized() -> bool:
+    """Whether ``init()`` was called, and not ``shutdown()`` after it."""
+    return _ranks is not None
+
+
+def ranks() -> Ranks:
+    """The job's ranks.
+
+    Raises:
+        ValueError: ``init()`` was not called.
+    """
+    if _ranks is None:
+        raise ValueError("hvd_sign has not been initialized; use hvd.init()")
+    return _ranks
+
+
+def rank() -> int:
+    """This process's number."""
+    return ranks().rank
+
+
+def size() -> int:
+    """How many ranks."""
+    return ranks().size
+
+
+def local_rank() -> int:
+    """This process's number on its node."""
+    return ranks().local_rank
+
+
+def local_size() -> int:
+    """How many ranks on this node."""
+    return ranks().local_size
+
+
+def cross_rank() -> int:
+    """The number of this node among those that have a rank of our local number."""
+    return ranks().cross_rank
+
+
+def cross_size() -> int:
+    """How many nodes have a rank of our local number."""
+    return ranks().cross_size
+
+
+def is_homogeneous() -> bool:
+    """Whether all nodes have equally many ranks."""
+    return ranks().homogeneous
+
+
+def add_process_set(process_set: ProcessSet | Sequence[int]) -> ProcessSet:
+    """Registers a process set; see ``Ranks.add()``."""
+    if not isinstance(process_set, ProcessSet):
+        process_set = ProcessSet(process_set)
+    return ranks().add(process_set)
+
+
+def remove_process_set(process_set: ProcessSet) -> bool:
+    """Takes a process set back; see ``Ranks.remove()``."""
+    return ranks().remove(process_set)
+
+
+def ask(call: Call, name: str | None, process_set: ProcessSet = global_process_set) -> Handle:
+    """Asks for a collective; see ``NamedStream.ask()``."""
+    return ranks().stream(process_set).ask(call, name)
