@@ -16,7 +16,7 @@ SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh'
 NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-sanitize lint bench bench-kernels clean python
+.PHONY: help setup test test-sanitize lint bench bench-check bench-kernels clean python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,7 +44,10 @@ lint: setup  ## the checks alone: format, types, shell scripts
 
 bench: python  ## train by majority vote, fp16 and fp32, and compare (about six minutes)
 	@$(SETUP) --data
-	$(RUN) -m benchmarks.bench $(ARGS)
+	$(RUN) -m benchmarks.train $(ARGS)
+
+bench-check: setup  ## key ratios beside the committed ones (about two minutes)
+	$(RUN) -m benchmarks.check $(ARGS)
 
 bench-kernels: setup  ## throughput of the kernels beside this machine's memory
 	$(RUN) -m benchmarks.kernels $(ARGS)
