@@ -1,11 +1,20 @@
-"""Times one majority vote beside Horovod's allreduce, fp32 and fp16, on the same tensors.
+"""Times a majority vote beside what else exchanges gradients, on the same tensors.
 
     python -m benchmarks.allreduce --network cluster --rate 1gbit
+    python -m benchmarks.allreduce --methods all -b 1K -e 512M -f 8
 
-Sizes are bytes of fp32, doubling (--factor) from --min-bytes to --max-bytes; K, M and G are powers
-of 1024, as in nccl-tests. Time is that of the slowest rank; algbw = size / time; busbw = algbw x
-2 (M-1)/M, as nccl-tests has it for an allreduce. The wire limit is payload / rate. Speed-up is over
-Horovod's fp32, and over the fastest method that is no vote. Horovod is awake beside every method.
+Methods are names or groups of benchmarks/methods.py; `all` are all that can run here. Sizes are
+bytes of fp32, growing by --factor from --min-bytes to --max-bytes; K, M and G are powers of 1024,
+as in nccl-tests. Time is that of the slowest rank; algbw = size / time; busbw = algbw x 2 (M-1)/M,
+as nccl-tests has it for an allreduce. The wire limit is payload / rate; the memory limit is 2 (size
++ payload) / what a rank can copy while all do (see benchmarks/memory.py), and no limit for sizes
+that caches hold. Wrong: coordinates of a sample that are not what the method promises, `-` for
+methods that lose by design. Speed-up is over Horovod's fp32; over best: over the fastest method
+that is not ours. Horovod is awake beside every method.
+
+Methods of the groups `ddp` and `baselines` exchange gradients of ResNet-50's shapes, over and over
+until the size is reached, the last one cut; their backward computes nothing, so that the time is
+that of DistributedDataParallel and its hook alone.
 """
 
 from __future__ import annotations
@@ -50,7 +59,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-f", "--factor", type=int, default=2)
     add("-n", "--iters", type=int, default=10)
     add("-w", "--warmup", type=int, default=2)
-    add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
+    add("-c", "--check", type=int, choices=(0, 1), default=1, help="results (%(default)s)")
+    add("--methods", default=methods.DEFAULT, help="names and groups (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -78,7 +88,7 @@ def sizes(given: argparse.Namespace) -> list[int]:
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    chosen = methods.chosen(given.methods.split(","))
+    chosen = methods.resolve(given.methods, given.workers, "allreduce")
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
         folder = results.create_directory(given.out, f"allreduce-{network.rate or network.mode}")
@@ -87,6 +97,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             "sizes": sizes(given),
             "iters": given.iters,
             "warmup": given.warmup,
+            "check": bool(given.check),
             "seed": given.seed,
             "interface": network.interface,
             "cycle_time": given.cycle_time,
@@ -98,15 +109,21 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             Progress(console=console, refresh_per_second=4) as progress,
             launch.measure(network, "benchmarks.allreduce_torch", config, folder) as told,
         ):
-            bar = progress.add_task("calls", total=calls)
+            bar, before = progress.add_task("calls", total=calls), 0
             for event in told:
                 kind = event.pop("event")
-                if kind == "progress":
-                    progress.update(bar, completed=event["done"])
+                if kind == "memory":
+                    config.setdefault("memory_bytes_per_second", event["bytes_per_second"])
+                elif kind == "progress":
+                    progress.update(bar, completed=before + event["done"])
                 elif kind == "measured":
-                    event["label"] = methods.METHODS[event["method"]].label
+                    method = methods.METHODS[event["method"]]
+                    event.update(label=method.label, votes=method.votes)
                     result["measured"].append(event)
-            progress.update(bar, completed=calls)
+                elif kind == "done":
+                    before += event["calls"]
+                    progress.update(bar, completed=before)
+    result["measured"].sort(key=lambda raw: raw["size"])
     result["summary"] = [asdict(row) for row in summarise(result)]
     path = results.save(folder, result)
     if given.json:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks import methods, results
+from benchmarks import memory, methods, results
 from benchmarks.words import network_text, size_text
 
 COLUMNS = (
     *("size", "method", "median ms", "min", "max", "algbw", "busbw", "payload", "wire"),
-    *("limit ms", "wrong", "speed-up", "over best"),
+    *("wire limit ms", "memory limit ms", "wrong", "speed-up", "over best"),
 )
 
 
@@ -28,10 +29,11 @@ class Row:
         busbw: algbw x 2 (M-1)/M, bytes/s.
         payload: bytes a worker sends in a call.
         wire: bytes that left its interface; None where that was not measured.
-        limit: payload / rate in seconds; None without a rate.
-        wrong: coordinates of a sample that were wrong.
+        wire_limit: payload / rate in seconds; None without a rate.
+        memory_limit: seconds that the traffic in memory takes at least: see benchmarks/memory.py.
+        wrong: coordinates of a sample that were wrong; None where that was not checked.
         speedup: the baseline's median over this one's; None without a baseline.
-        over_best: of a vote: the median of the fastest other method over this one's.
+        over_best: of our votes: the median of the fastest other method over this one's.
     """
 
     size: int
@@ -43,8 +45,9 @@ class Row:
     busbw: float
     payload: float
     wire: float | None
-    limit: float | None
-    wrong: int
+    wire_limit: float | None
+    memory_limit: float
+    wrong: int | None
     speedup: float | None
     over_best: float | None
 
@@ -53,19 +56,20 @@ def summarise(result: results.Result) -> list[Row]:
     """The table's lines from the raw figures, in their order."""
     network = result["network"]
     workers, rate = network["workers"], network["bits_per_second"]
+    bandwidth = result["setup"]["memory_bytes_per_second"]
     bases: dict[int, float] = {}
     best: dict[int, float] = {}
     for raw in result["measured"]:
         median, size = float(np.median(raw["seconds"])), raw["size"]
         if raw["method"] == methods.BASELINE:
             bases[size] = median
-        if not methods.METHODS[raw["method"]].votes:
+        if not _ours(raw):
             best[size] = min(median, best.get(size, median))
     rows = []
     for raw in result["measured"]:
         median = float(np.median(raw["seconds"]))
-        base = bases.get(raw["size"])
-        votes = methods.METHODS[raw["method"]].votes
+        base, fastest = bases.get(raw["size"]), best.get(raw["size"])
+        payload = raw["payload_bytes"]
         rows.append(
             Row(
                 size=raw["size"],
@@ -75,15 +79,28 @@ def summarise(result: results.Result) -> list[Row]:
                 most=max(raw["seconds"]),
                 algbw=raw["size"] / median,
                 busbw=raw["size"] / median * 2 * (workers - 1) / workers,
-                payload=raw["payload_bytes"],
+                payload=payload,
                 wire=raw["wire_bytes"] if network["interface"] else None,
-                limit=8 * raw["payload_bytes"] / rate if rate else None,
+                wire_limit=8 * payload / rate if rate else None,
+                memory_limit=memory.traffic(raw["size"], payload) / bandwidth,
                 wrong=raw["wrong"],
                 speedup=None if base is None else base / median,
-                over_best=best[raw["size"]] / median if votes and raw["size"] in best else None,
+                over_best=fastest / median if _ours(raw) and fastest else None,
             )
         )
     return rows
+
+
+def _binary_text(size: int) -> str:
+    """Whole KiB and MiB so, as they were asked for: 1024 -> '1 KiB'."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size % scale == 0:
+            return f"{size // scale} {unit}"
+    return size_text(size)
+
+
+def _ours(raw: dict[str, Any]) -> bool:
+    return methods.METHODS[raw["method"]].group == "ours"
 
 
 def table(result: results.Result) -> Table:
@@ -94,10 +111,15 @@ def table(result: results.Result) -> Table:
     )
     shown = Table(header_style="bold", title_justify="left", title=title)
     for name in COLUMNS:
-        shown.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
+        header = name.replace(" limit", "\nlimit")
+        shown.add_column(header, no_wrap=True, justify="left" if name == "method" else "right")
+    last = None
     for row in summarise(result):
+        if last is not None and row.size != last:
+            shown.add_section()
+        last = row.size
         shown.add_row(
-            size_text(row.size),
+            _binary_text(row.size),
             row.method,
             f"{1e3 * row.median:.4g}",
             f"{1e3 * row.least:.4g}",
@@ -106,8 +128,9 @@ def table(result: results.Result) -> Table:
             size_text(row.busbw) + "/s",
             size_text(row.payload),
             "-" if row.wire is None else size_text(row.wire),
-            "-" if row.limit is None else f"{1e3 * row.limit:.4g}",
-            str(row.wrong),
+            "-" if row.wire_limit is None else f"{1e3 * row.wire_limit:.4g}",
+            f"{1e3 * row.memory_limit:.4g}",
+            "-" if row.wrong is None else str(row.wrong),
             "-" if row.speedup is None else f"{row.speedup:.2f} x",
             "-" if row.over_best is None else f"{row.over_best:.2f} x",
         )

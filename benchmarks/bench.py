@@ -36,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
+    add("--methods", default=methods.DEFAULT, help="a list (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -54,7 +54,7 @@ def make_config(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, An
 
     Raises BenchError.
     """
-    chosen = methods.chosen(given.methods.split(","))
+    chosen = methods.resolve(given.methods, given.workers, "overlap")
     launch.check_launcher(given.network, given.workers, given.rate)
     for option in ("epochs", "batch", "limit"):
         value = getattr(given, option)

@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks import netns
 from benchmarks.cluster import EmulatedCluster, bits_per_second, why_no_mpirun
 from benchmarks.errors import BenchError
+from benchmarks.methods import by_environment
 
 NETWORKS = ("auto", "cluster", "loopback")
 ENVIRONMENT = {
@@ -34,7 +35,7 @@ POLL_SECONDS = 0.1
 STALL_SECONDS = 180.0
 GRACE_SECONDS = 10.0
 SHOWN_LINES = 15
-PLAIN_WIDTH = 140  # of the output where there is no terminal
+PLAIN_WIDTH = 170  # of the output where there is no terminal
 
 
 class LaunchError(BenchError):
@@ -124,30 +125,52 @@ def measure(
 ) -> closing[Iterator[dict[str, Any]]]:
     """Runs a benchmark's program on all ranks; a context manager of its events.
 
+    Methods that need another environment get ranks of their own, started when the others have
+    ended; all events come in one row.
+
     Args:
         network: where.
         module: run as `python -m MODULE CONFIG EVENTS`.
-        config: what the ranks read from CONFIG.
-        folder: gets both files, and the ranks' output.
+        config: what the ranks read from CONFIG; `methods`: names of those to measure.
+        folder: gets both files, and the ranks' output; the second ranks' are called `config-2.json`
+            and so on.
 
     Raises LaunchError.
     """
-    config_path, events = folder / "config.json", folder / "events.jsonl"
-    config_path.write_text(json.dumps(config, indent=1) + "\n")
-    line = network.command([sys.executable, "-m", module, str(config_path), str(events)])
-    return closing(follow(line, events, folder / "ranks.log"))
+    return closing(_measure(network, module, config, folder))
+
+
+def _measure(
+    network: Network, module: str, config: Mapping[str, Any], folder: Path
+) -> Iterator[dict[str, Any]]:
+    for number, (environment, names) in enumerate(by_environment(config["methods"]), 1):
+        suffix = f"-{number}" if number > 1 else ""
+        config_path, events = folder / f"config{suffix}.json", folder / f"events{suffix}.jsonl"
+        config_path.write_text(json.dumps({**config, "methods": names}, indent=1) + "\n")
+        line = network.command([sys.executable, "-m", module, str(config_path), str(events)])
+        yield from follow(line, events, folder / f"ranks{suffix}.log", environment=environment)
 
 
 def follow(
-    command: Sequence[str], events: Path, log: Path, stall: float = STALL_SECONDS
+    command: Sequence[str],
+    events: Path,
+    log: Path,
+    stall: float = STALL_SECONDS,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Runs a command line and yields the events that its rank 0 appends to a file, to their end.
 
-    Whatever happens, no process of it is left. Output of the ranks goes to `log`. Raises
-    LaunchError if the command fails or sends no event for `stall` seconds.
+    Whatever happens, no process of it is left. Output of the ranks goes to `log`; they see the
+    variables of `environment` beside ours. Raises LaunchError if the command fails or sends no
+    event for `stall` seconds.
     """
     events.touch()
-    with log.open("wb") as output, events.open() as reader, _running(command, output) as process:
+    whole = {**os.environ, **(environment or {})}
+    with (
+        log.open("wb") as output,
+        events.open() as reader,
+        _running(command, output, whole) as process,
+    ):
         heard = time.monotonic()
         while True:
             ended = process.poll() is not None
@@ -177,12 +200,15 @@ def _lines(reader: Any) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _running(command: Sequence[str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    command: Sequence[str], output: Any, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
+        env=environment,
         start_new_session=True,
     )
     try:

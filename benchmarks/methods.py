@@ -1,24 +1,33 @@
-"""The ways of exchanging gradients that the benchmarks compare, described without a framework."""
+"""The ways of exchanging gradients that the benchmarks compare, described without a framework.
+
+A method belongs to a group, and the group tells who does the work:
+
+- `ours`: votes by hvd_sign;
+- `horovod`: Horovod's allreduce;
+- `distributed`: allreduce of torch.distributed, of one flat tensor; `ddp` is how it trains;
+- `ddp`: PyTorch's DistributedDataParallel, with PyTorch's communication hooks;
+- `baselines`: DistributedDataParallel, with small communication hooks of ours;
+- `alone`: no exchange at all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from benchmarks import payloads
 from benchmarks.errors import BenchError
+from benchmarks.payloads import Payload
+
+GROUPS = ("ours", "horovod", "distributed", "ddp", "baselines", "alone")
+ALL = "all"
+COUNTED = "counted"
 
 
-class UnknownMethodError(BenchError):
-    """A method that is not in METHODS; the message names those that are."""
-
-
-def ring_bytes(width: int) -> Callable[[int, int], float]:
-    """Bytes a worker sends in a ring allreduce of values `width` bytes wide.
-
-    Returns a function of (workers M, coordinates d): 2 (M-1)/M d width, the least that any
-    allreduce sends per worker (Patarasuk and Yuan 2009).
-    """
-    return lambda workers, coordinates: 2 * (workers - 1) / workers * coordinates * width
+class MethodError(BenchError):
+    """A method that is unknown, or that cannot run here; the message says what could."""
 
 
 @dataclass(frozen=True)
@@ -28,32 +37,57 @@ class Method:
     Attributes:
         name: as given to --methods.
         label: as shown.
-        compression: the name in `hvd.Compression`.
+        group: one of GROUPS.
         votes: whether the gradient becomes a verdict of -1, 0 or +1.
-        learning_rates: of SGD, by data set; they fall linearly to zero over the training.
-        momentum: of SGD.
-        payload: (workers, coordinates) -> bytes sent per worker and step, where the library does
-            not count them; None: hvd.vote_stats() counts them.
+        payload: (workers, shapes of the gradients) -> bytes sent per worker and exchange, where the
+            library does not count them; None: hvd.vote_stats() counts them.
+        tolerance: how far a coordinate may be from the exact mean of values near 1, by rounding;
+            None: the method is exact (votes) or loses by design, and is not compared.
+        options: of a vote, keywords of hvd.allreduce; of Horovod, `compression` (the name in
+            hvd.Compression) and `op` (the name in hvd); of PowerSGD, `rank`.
+        environment: variables that its ranks need from their start on.
     """
 
     name: str
     label: str
-    compression: str
+    group: str
     votes: bool
-    learning_rates: Mapping[str, float]
-    momentum: float
-    payload: Callable[[int, int], float] | None
+    payload: Payload | None = None
+    tolerance: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def compression(self) -> str:
+        """The name in hvd.Compression, of methods that hvd.DistributedOptimizer serves."""
+        return "sign" if self.group == "ours" else str(self.options.get("compression", "none"))
+
+    @property
+    def op(self) -> str:
+        """The name in hvd of what hvd.allreduce shall do."""
+        return "MajorityVote" if self.group == "ours" else str(self.options.get("op", "Average"))
+
+    @property
+    def payload_source(self) -> str:
+        """Where the payload's figure comes from."""
+        return COUNTED if self.payload is None else "formula"
+
+    # The rest belongs to the training benchmark.
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Of SGD, by data set; they fall linearly to zero over the training."""
+        return VOTE_RATES if self.votes else MEAN_RATES
+
+    @property
+    def momentum(self) -> float:
+        """Of SGD."""
+        return 0.9
 
     def optimizer(self, data: str) -> str:
         """The optimizer on a data set, in words."""
         signal = "the verdict" if self.votes else "the mean gradient"
         rate = self.learning_rates[data]
         return f"SGD on {signal}, learning rate {rate:g}, momentum {self.momentum:g}"
-
-    @property
-    def payload_source(self) -> str:
-        """Where the payload's figure comes from."""
-        return "counted" if self.payload is None else "ring formula"
 
 
 # Found by a short search, accuracy on images held out of the training set.
@@ -63,23 +97,132 @@ class Method:
 # 0.05 95.0, 0.1 diverges. Vote: 5e-5 91.0, 1e-4 91.5, 2e-4 90.5.
 MEAN_RATES = {"fashion-mnist": 0.1, "digits": 0.05}
 VOTE_RATES = {"fashion-mnist": 1e-4, "digits": 1e-4}
+
+
+def _vote(name: str, label: str, environment: Mapping[str, str], **options: Any) -> Method:
+    return Method(name, label, "ours", True, options=options, environment=environment)
+
+
+def _horovod(name: str, label: str, width: int, tolerance: float | None, **options: Any) -> Method:
+    return Method(name, label, "horovod", False, payloads.ring(width), tolerance, options)
+
+
+def _distributed(name: str, label: str) -> Method:
+    return Method(name, label, "distributed", False, payloads.ring(4), 1e-5)
+
+
+def _ddp(
+    name: str, label: str, payload: Payload, tolerance: float | None, **options: Any
+) -> Method:
+    return Method(name, label, "ddp", False, payload, tolerance, options)
+
+
+def _baseline(name: str, label: str, message: Any, votes: bool = False) -> Method:
+    return Method(name, label, "baselines", votes, payloads.allgather(message))
+
+
 METHODS = {
     method.name: method
     for method in (
-        Method("fp32", "Horovod fp32", "none", False, MEAN_RATES, 0.9, ring_bytes(4)),
-        Method("fp16", "Horovod fp16", "fp16", False, MEAN_RATES, 0.9, ring_bytes(2)),
-        Method("vote", "majority vote", "sign", True, VOTE_RATES, 0.9, None),
+        _horovod("fp32", "Horovod fp32", 4, 1e-5),
+        _horovod("fp16", "Horovod fp16", 2, 1e-2, compression="fp16"),
+        _horovod("adasum", "Horovod Adasum", 4, None, op="Adasum"),
+        _vote("vote", "majority vote", {}),
+        _vote("vote-allgather", "vote, allgather", {}, exchange="allgather"),
+        _vote("vote-hierarchical", "vote, hierarchical", {}, exchange="hierarchical"),
+        _vote("vote-zero", "vote, ties zero", {}, ties="zero"),
+        _vote("vote-positive", "vote, ties positive", {}, ties="positive"),
+        _vote("vote-horovod", "vote over Horovod", {"HVD_SIGN_TRANSPORT": "horovod"}),
+        _vote("vote-mpi4py", "vote through mpi4py", {"HVD_SIGN_ENGINE": "python"}),
+        _distributed("gloo", "Gloo fp32"),
+        _distributed("nccl", "NCCL fp32"),
+        _ddp("ddp", "DDP fp32", payloads.ring(4), 1e-5),
+        _ddp("ddp-fp16", "DDP fp16", payloads.ring(2), 1e-2),
+        _ddp("ddp-bf16", "DDP bf16", payloads.ring(2), 1e-1),
+        *(
+            _ddp(
+                f"powersgd-{rank}",
+                f"PowerSGD rank {rank}",
+                payloads.powersgd(rank),
+                None,
+                rank=rank,
+            )
+            for rank in (1, 2, 4)
+        ),
+        _baseline("qsgd", "QSGD, 8 bits", payloads.qsgd_message),
+        _baseline("topk", "top 1 %", payloads.top_message),
+        _baseline("sign-bytes", "signs as bytes", payloads.sign_bytes_message, votes=True),
+        _baseline("onebit-average", "1-bit average", payloads.onebit_message),
+        Method("local", "no exchange", "alone", False, lambda workers, shapes: 0.0),
     )
 }
 BASELINE = "fp32"
+DEFAULT = "fp32,fp16,vote"
+# Which methods each benchmark can measure.
+SERVED: Mapping[str, Callable[[Method], bool]] = {
+    "allreduce": lambda method: method.group != "alone",
+    "training": lambda method: method.group != "distributed",
+    "overlap": lambda method: method.group == "ours" or method.name in ("fp32", "fp16"),
+}
 
 
 def chosen(names: Sequence[str]) -> list[Method]:
-    """The methods of these names, each once. Raises UnknownMethodError."""
+    """The methods of these names, each once. Raises MethodError."""
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
-        raise UnknownMethodError(
-            f"unknown method {', '.join(map(repr, unknown)) or repr('')}: "
-            f"expected a list of {', '.join(METHODS)}"
+        raise MethodError(
+            f"unknown method {', '.join(map(repr, unknown)) or repr('')}: expected a list of "
+            f"{', '.join(METHODS)}, or of the groups {', '.join(GROUPS)}, {ALL}"
         )
     return [METHODS[name] for name in dict.fromkeys(names)]
+
+
+def resolve(text: str, workers: int, benchmark: str) -> list[Method]:
+    """The methods that a command line asks for, each once.
+
+    Args:
+        text: names of methods and groups, with commas between; `all`: every group. Of a group come
+            those methods that can run here.
+        workers: how many ranks.
+        benchmark: a key of SERVED.
+
+    Raises MethodError: unknown, named though it cannot run here, or nothing left.
+    """
+    names: list[str] = []
+    for word in text.split(","):
+        if word == ALL or word in GROUPS:
+            members = [method for method in METHODS.values() if word in (ALL, method.group)]
+            names += [one.name for one in members if why_not(one, workers, benchmark) is None]
+        else:
+            names.append(word)
+    found = chosen(names)
+    for method in found:
+        reason = why_not(method, workers, benchmark)
+        if reason:
+            raise MethodError(f"method {method.name!r} {reason}")
+    return found
+
+
+def why_not(method: Method, workers: int, benchmark: str) -> str | None:
+    """Why a method cannot be measured, as the end of a sentence; None if it can."""
+    if not SERVED[benchmark](method):
+        served = [name for name, other in METHODS.items() if SERVED[benchmark](other)]
+        return f"is not for this benchmark: expected a list of {', '.join(served)}"
+    if method.name == "adasum" and workers & (workers - 1):
+        return f"needs a power of two of workers, got {workers}"
+    if method.name == "nccl" and not any(Path("/dev").glob("nvidia[0-9]*")):
+        return "needs an NVIDIA GPU in each host; this one has none"
+    return None
+
+
+def by_environment(names: Sequence[str]) -> list[tuple[Mapping[str, str], list[str]]]:
+    """Names of methods in the groups that can share ranks, with what those need to start."""
+    found: list[tuple[Mapping[str, str], list[str]]] = []
+    for method in chosen(names):
+        for environment, members in found:
+            if environment == method.environment:
+                members.append(method.name)
+                break
+        else:
+            found.append((method.environment, [method.name]))
+    return found

@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--bucket-bytes", type=_bytes_or_auto, default="auto", help="of a vote (%(default)s)")
     add("-n", "--iters", type=int, default=15)
     add("-w", "--warmup", type=int, default=3)
-    add("--methods", default=",".join(methods.METHODS), help="a list (%(default)s)")
+    add("--methods", default=methods.DEFAULT, help="a list (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -86,7 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    chosen = methods.chosen(given.methods.split(","))
+    chosen = methods.resolve(given.methods, given.workers, "overlap")
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
         folder = results.create_directory(given.out, f"overlap-{network.rate or network.mode}")

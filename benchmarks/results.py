@@ -19,7 +19,7 @@ import psutil
 from benchmarks.errors import BenchError
 from benchmarks.launch import mpi_version
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE = "result.json"
 PACKAGES = ("hvd_sign", "torch", "horovod", "mpi4py", "numpy")
 ROOT = Path(__file__).resolve().parent.parent

@@ -101,7 +101,7 @@ class Trial:
         if self.method.payload is None:
             payload = hvd.vote_stats().payload_bytes - payload
         else:
-            payload = self.method.payload(hvd.size(), self.coordinates) * len(order)
+            payload = self.method.payload(hvd.size(), [(self.coordinates,)]) * len(order)
         figures = {
             "seconds": seconds,
             "wait_seconds": waited,

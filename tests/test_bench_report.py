@@ -41,7 +41,7 @@ def method(name: str, label: str, source: str, epochs: list[dict]) -> dict:
 
 
 RESULT = {
-    "schema_version": 1,
+    "schema_version": 2,
     "kind": "training",
     "started": "2024-02-29T12:00:00+00:00",
     "command": "python -m benchmarks.bench",
@@ -175,7 +175,7 @@ def test_a_result_comes_back_from_its_directory(tmp_path: Path) -> None:
 def test_a_result_of_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps({**RESULT, "schema_version": 99}))
-    with pytest.raises(ResultError, match="expected schema_version 1, got 99"):
+    with pytest.raises(ResultError, match="expected schema_version 2, got 99"):
         results.load(path)
     path.write_text("[]")
     with pytest.raises(ResultError, match="got None"):

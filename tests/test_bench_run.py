@@ -30,7 +30,7 @@ def own_environment():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--methods", "fp32,fp8"), "unknown method 'fp8': expected a list of fp32, fp16, vote"),
+        (("--methods", "fp32,fp8"), "unknown method 'fp8': expected a list of fp32, fp16, adasum"),
         (("--methods", ""), "unknown method '': expected a list of"),
         (("--workers", "1"), "--workers: expected 2 or more, got 1"),
         (("--rate", "fast"), "--rate: expected a number with kbit, mbit or gbit, got 'fast'"),
