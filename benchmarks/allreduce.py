@@ -123,7 +123,8 @@ def run(given: argparse.Namespace, console: Console) -> Path:
                 elif kind == "done":
                     before += event["calls"]
                     progress.update(bar, completed=before)
-    result["measured"].sort(key=lambda raw: raw["size"])
+    order = [method.name for method in chosen]
+    result["measured"].sort(key=lambda raw: (raw["size"], order.index(raw["method"])))
     result["summary"] = [asdict(row) for row in summarise(result)]
     path = results.save(folder, result)
     if given.json:

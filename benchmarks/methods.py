@@ -21,7 +21,11 @@ from benchmarks import payloads
 from benchmarks.errors import BenchError
 from benchmarks.payloads import Payload
 
-GROUPS = ("ours", "horovod", "distributed", "ddp", "baselines", "alone")
+# The words of a command line for them; `ddp` is a method.
+GROUPS = {
+    **{group: group for group in ("ours", "horovod", "distributed", "baselines", "alone")},
+    "ddp-hooks": "ddp",
+}
 ALL = "all"
 COUNTED = "counted"
 
@@ -37,7 +41,7 @@ class Method:
     Attributes:
         name: as given to --methods.
         label: as shown.
-        group: one of GROUPS.
+        group: who does the work, one of those above.
         votes: whether the gradient becomes a verdict of -1, 0 or +1.
         payload: (workers, shapes of the gradients) -> bytes sent per worker and exchange, where the
             library does not count them; None: hvd.vote_stats() counts them.
@@ -191,8 +195,12 @@ def resolve(text: str, workers: int, benchmark: str) -> list[Method]:
     names: list[str] = []
     for word in text.split(","):
         if word == ALL or word in GROUPS:
-            members = [method for method in METHODS.values() if word in (ALL, method.group)]
-            names += [one.name for one in members if why_not(one, workers, benchmark) is None]
+            names += [
+                method.name
+                for method in METHODS.values()
+                if word == ALL or method.group == GROUPS[word]
+                if why_not(method, workers, benchmark) is None
+            ]
         else:
             names.append(word)
     found = chosen(names)

@@ -195,22 +195,32 @@ def test_a_new_result_says_what_it_was_measured_with() -> None:
 def test_every_figure_of_the_allreduce_table() -> None:
     def raw(name: str, seconds: list[float], payload: float) -> dict:
         figures = {"seconds": seconds, "payload_bytes": payload, "wire_bytes": 2 * payload}
-        return {"size": 4000, "method": name, "label": name, "wrong": 0, **figures}
+        return {"size": 4096, "method": name, "label": name, "wrong": None, **figures}
 
     measured = [
         raw("fp32", [0.5, 0.2, 0.4], 6000),
         raw("fp16", [0.2, 0.3, 0.1], 3000),
-        raw("vote", [0.1, 0.3, 0.1], 125),
+        {**raw("sign-bytes", [0.4, 0.4, 0.4], 3072), "votes": True, "wrong": 0},
+        {**raw("vote", [0.1, 0.3, 0.1], 125), "votes": True, "wrong": 7},
     ]
-    plain, half, voted = allreduce_table.summarise(
-        {"network": RESULT["network"], "measured": measured}
-    )
+    setup = {"memory_bytes_per_second": 8e6, "cycle_time": 1.0}
+    result = {"network": RESULT["network"], "setup": setup, "measured": measured}
+    plain, half, as_bytes, voted = allreduce_table.summarise(result)
+    # In memory: 2 x (4096 + 6000) bytes at 8 MB/s.
     assert plain == allreduce_table.Row(
-        *(4000, "fp32", 0.4, 0.2, 0.5, 1e4, 1.5e4, 6e3, 12e3, 48e-6, 0, 1.0, None)
+        *(4096, "fp32", 0.4, 0.2, 0.5, 10240, 15360, 6e3, 12e3, 48e-6, 2.524e-3, None, 1.0, None)
     )
     assert (half.speedup, half.over_best) == (2.0, None)
-    assert (voted.median, voted.algbw, voted.busbw) == (0.1, 4e4, 6e4)
-    assert (voted.limit, voted.wire, voted.speedup, voted.over_best) == (1e-6, 250, 4.0, 2.0)
+    assert (as_bytes.speedup, as_bytes.over_best) == (1.0, None)
+    assert (voted.median, voted.algbw, voted.busbw) == (0.1, 40960, 61440)
+    assert (voted.wire_limit, voted.memory_limit) == (1e-6, 1.05525e-3)
+    assert (voted.wire, voted.speedup, voted.over_best) == (250, 4.0, 2.0)
+    console = Console(width=200, file=io.StringIO())
+    console.print(allreduce_table.table(result))
+    rows = [line for line in console.file.getvalue().splitlines() if "4 KiB" in line]
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows]
+    assert cells[0][-6:] == ["12 kB", "0.048", "2.524", "-", "1.00 x", "-"]
+    assert cells[3][-6:] == ["250 B", "0.001", "1.055", "7", "4.00 x", "2.00 x"]
 
 
 def test_every_figure_of_the_overlap_table() -> None:

@@ -13,7 +13,7 @@ import launch as test_launch
 import psutil
 import pytest
 
-from benchmarks import allreduce, bench, results
+from benchmarks import allreduce, bench, methods, results
 from benchmarks import launch as bench_launch
 from benchmarks.launch import LaunchError
 
@@ -74,6 +74,20 @@ def test_sizes_that_make_no_sense(capsys, arguments, complaint) -> None:
         allreduce.main(arguments)
     assert left.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--workers", "3", "--methods", "fp32,adasum"), "'adasum' needs a power of two of work"),
+        (("--methods", "local"), "method 'local' is not for this benchmark: expected a list of"),
+    ],
+)
+def test_methods_that_cannot_be_measured(tmp_path, capsys, arguments, sentence) -> None:
+    line = ["--network", "loopback", "--out", str(tmp_path), *arguments]
+    assert allreduce.main(line) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_sizes_grow_by_the_factor() -> None:
@@ -168,9 +182,38 @@ def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
     result = results.load(folder)
     assert json.loads(kept.read_text()) == result
     found = [(row["method"], row["size"], row["wrong"]) for row in result["measured"]]
-    methods = ["fp32", "fp16", "vote"]
-    assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in methods]
+    names = ["fp32", "fp16", "vote"]
+    assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in names]
     assert all(len(row["seconds"]) == 3 for row in result["measured"])
+
+
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
+    size = 2 << 20
+    folder = command(
+        "benchmarks.allreduce",
+        tmp_path,
+        *("--methods", "all", "-b", str(size), "-n", "2", "-w", "1"),
+    )
+    result = results.load(folder)
+    chosen = methods.resolve("all", 2, "allreduce")
+    measured = {row["method"]: row for row in result["measured"]}
+    assert list(measured) == [method.name for method in chosen]
+    lossy = {"powersgd-1", "powersgd-2", "powersgd-4", "qsgd", "topk", "onebit-average"}
+    for method in chosen:
+        row = measured[method.name]
+        assert row["wrong"] == (None if method.name in lossy else 0)
+        assert (row["votes"], row["label"]) == (method.votes, method.label)
+        assert min(row["seconds"]) > 0
+    # Two workers: a ring sends all of it once, a vote little over a bit a coordinate.
+    assert measured["gloo"]["payload_bytes"] == measured["adasum"]["payload_bytes"] == size
+    assert measured["sign-bytes"]["payload_bytes"] == size / 4
+    for name in ("vote", "vote-horovod", "vote-mpi4py"):
+        assert size / 32 < measured[name]["payload_bytes"] < 1.03 * size / 32
+    assert result["setup"]["memory_bytes_per_second"] > 1e7
+    assert {path.name for path in folder.glob("config*")} == {
+        *("config.json", "config-2.json", "config-3.json")
+    }
 
 
 @pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
