@@ -28,13 +28,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks import launch, methods, results
 from benchmarks.allreduce_table import summarise, table
+from benchmarks.errors import BenchError
 from benchmarks.netns import rate_or_none
-from benchmarks.words import show_table
+from benchmarks.words import show_table, size_text
 
 DEFAULT_BYTES = "102400000"  # 25.6 million coordinates: ResNet-50's
 
@@ -86,9 +88,25 @@ def sizes(given: argparse.Namespace) -> list[int]:
     return found
 
 
+def check_memory(chosen: Sequence[methods.Method], size: int, workers: int) -> None:
+    """Checks that the ranks, all on this machine, have memory for `size` bytes. Raises BenchError.
+
+    A rank was seen to take up to 9 times the size with a hook of DistributedDataParallel (model,
+    buckets, residual, and blocks that the allocator keeps), else up to 5 times.
+    """
+    hooks = any(method.group in ("ddp", "baselines") for method in chosen)
+    needed, free = workers * size * (9 if hooks else 5), psutil.virtual_memory().available
+    if needed > free:
+        raise BenchError(
+            f"--max-bytes: {workers} workers need about {size_text(needed)} of memory for "
+            f"{size_text(size)}, there are {size_text(free)}; take a smaller size or fewer workers"
+        )
+
+
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
     chosen = methods.resolve(given.methods, given.workers, "allreduce")
+    check_memory(chosen, sizes(given)[-1], given.workers)
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
         folder = results.create_directory(given.out, f"allreduce-{network.rate or network.mode}")

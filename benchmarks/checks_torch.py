@@ -58,8 +58,12 @@ def inner_products(name: str, signal: torch.Tensor) -> torch.Tensor:
     count = hvd.size()
     share = -(-len(signal) // count)
     padded = torch.nn.functional.pad(signal, (0, count * share - len(signal)))
-    parts = hvd.alltoall(padded, name=f"{name}.shares").view(count, share).double()
-    return hvd.allreduce(parts @ parts.T, op=hvd.Sum, name=f"{name}.products")
+    parts = hvd.alltoall(padded, name=f"{name}.shares").view(count, share)
+    products = torch.zeros(count, count, dtype=torch.float64)
+    for part in parts.split(SAMPLE, dim=1):
+        part = part.double()
+        products += part @ part.T
+    return hvd.allreduce(products, op=hvd.Sum, name=f"{name}.products")
 
 
 def adasum_weights(products: torch.Tensor) -> torch.Tensor:

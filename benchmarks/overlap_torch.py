@@ -69,7 +69,7 @@ def measure(method: Method, config: Config) -> dict[str, list[float]]:
     model = Model(config)
     arguments: dict[str, Any] = {"compression": getattr(hvd.Compression, method.compression)}
     if method.votes:
-        arguments["bucket_bytes"] = config["bucket_bytes"]
+        arguments |= {"bucket_bytes": config["bucket_bytes"], **method.options}
     optimizer = hvd.DistributedOptimizer(
         torch.optim.SGD(model.weights, lr=1e-4),
         named_parameters=[(f"{method.name}.{i}", p) for i, p in enumerate(model.weights)],
@@ -107,7 +107,7 @@ def _alone(method: Method, flat: torch.Tensor) -> float:
     hvd.barrier()
     begin = time.perf_counter()
     if method.votes:
-        hvd.allreduce_(flat, op=hvd.MajorityVote, name=f"{method.name}.alone")
+        hvd.allreduce_(flat, op=hvd.MajorityVote, name=f"{method.name}.alone", **method.options)
     else:
         small, context = getattr(hvd.Compression, method.compression).compress(flat)
         hvd.allreduce_(small, op=hvd.Average, name=f"{method.name}.alone")

@@ -81,6 +81,7 @@ def test_sizes_that_make_no_sense(capsys, arguments, complaint) -> None:
     [
         (("--workers", "3", "--methods", "fp32,adasum"), "'adasum' needs a power of two of work"),
         (("--methods", "local"), "method 'local' is not for this benchmark: expected a list of"),
+        (("-b", "1024G"), "--max-bytes: 4 workers need about 2.2e+04 GB of memory for 1.1e+03 GB"),
     ],
 )
 def test_methods_that_cannot_be_measured(tmp_path, capsys, arguments, sentence) -> None:
