@@ -3,18 +3,23 @@
     python -m benchmarks.allreduce --network cluster --rate 1gbit
     python -m benchmarks.allreduce --methods all -b 1K -e 512M -f 8
 
-Methods are names or groups of benchmarks/methods.py; `all` are all that can run here. Sizes are
-bytes of fp32, growing by --factor from --min-bytes to --max-bytes; K, M and G are powers of 1024,
-as in nccl-tests. Time is that of the slowest rank; algbw = size / time; busbw = algbw x 2 (M-1)/M,
-as nccl-tests has it for an allreduce. The wire limit is payload / rate; the memory limit is 2 (size
-+ payload) / what a rank can copy while all do (see benchmarks/memory.py), and no limit for sizes
-that caches hold. Wrong: coordinates of a sample that are not what the method promises, `-` for
-methods that lose by design. Speed-up is over Horovod's fp32; over best: over the fastest method
-that is not ours. Horovod is awake beside every method.
+Methods are names or groups of benchmarks/methods.py; `all` are all that can run here. They take
+turns, call by call; those that need other environment variables follow, in ranks of their own.
+Horovod is awake beside every method. Sizes are bytes of fp32, growing by --factor from --min-bytes
+to --max-bytes; K, M and G are powers of 1024, as in nccl-tests. The columns:
 
-Methods of the groups `ddp` and `baselines` exchange gradients of ResNet-50's shapes, over and over
-until the size is reached, the last one cut; their backward computes nothing, so that the time is
-that of DistributedDataParallel and its hook alone.
+- time: of the slowest rank; algbw = size / time; busbw = algbw x 2 (M-1)/M, as nccl-tests has it
+  for an allreduce;
+- payload: bytes that a rank sends, counted or by formula; wire: what left its interface;
+- wire limit = payload / rate; memory limit = 2 (size + payload) / what a rank can copy while all
+  do, which holds for sizes that caches do not (benchmarks/memory.py);
+- wrong: how many coordinates of a sample are not what the method promises (--check 1); `-` for
+  methods that lose by design;
+- speed-up over Horovod's fp32; over best: of our votes, over the fastest of all others.
+
+DDP, its hooks and the baselines exchange gradients of ResNet-50's shapes, over and over until the
+size is reached, the last one cut. Their backward computes nothing, so that the time is that of
+DistributedDataParallel and its hook alone.
 """
 
 from __future__ import annotations
@@ -61,7 +66,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("-f", "--factor", type=int, default=2)
     add("-n", "--iters", type=int, default=10)
     add("-w", "--warmup", type=int, default=2)
-    add("-c", "--check", type=int, choices=(0, 1), default=1, help="results (%(default)s)")
+    add(
+        "-c",
+        "--check",
+        type=int,
+        choices=(0, 1),
+        default=1,
+        help="1: check the results (%(default)s)",
+    )
     add("--methods", default=methods.DEFAULT, help="names and groups (%(default)s)")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")

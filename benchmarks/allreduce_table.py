@@ -107,7 +107,8 @@ def table(result: results.Result) -> Table:
     """The table that the benchmark ends with."""
     title = (
         f"{result['network']['workers']} workers, {network_text(result)}; "
-        f"HOROVOD_CYCLE_TIME {result['setup']['cycle_time']:g} ms"
+        f"HOROVOD_CYCLE_TIME {result['setup']['cycle_time']:g} ms; each rank copies "
+        f"{size_text(result['setup']['memory_bytes_per_second'])}/s while all do"
     )
     shown = Table(header_style="bold", title_justify="left", title=title)
     for name in COLUMNS:

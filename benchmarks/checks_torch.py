@@ -48,7 +48,7 @@ def right_votes(method: Method, got: torch.Tensor, every: torch.Tensor) -> torch
     A tie may go either way under `coin`, and must be 0 or +1 under `zero` or `positive`.
     """
     margin = every.sign().sum(0)
-    ties = method.options.get("ties", "coin" if method.payload is None else "zero")
+    ties = method.options.get("ties", "coin")
     tied = {"coin": got.abs() == 1, "zero": got == 0, "positive": got == 1}[ties]
     return torch.where(margin == 0, tied, got == margin.sign())
 

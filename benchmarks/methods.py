@@ -47,8 +47,9 @@ class Method:
             library does not count them; None: hvd.vote_stats() counts them.
         tolerance: how far a coordinate may be from the exact mean of values near 1, by rounding;
             None: the method is exact (votes) or loses by design, and is not compared.
-        options: of a vote, keywords of hvd.allreduce; of Horovod, `compression` (the name in
-            hvd.Compression) and `op` (the name in hvd); of PowerSGD, `rank`.
+        options: of our votes, keywords of hvd.allreduce; of any vote, `ties`; of Horovod,
+            `compression` (the name in hvd.Compression) and `op` (the name in hvd); of PowerSGD,
+            `rank`.
         environment: variables that its ranks need from their start on.
     """
 
@@ -121,8 +122,10 @@ def _ddp(
     return Method(name, label, "ddp", False, payload, tolerance, options)
 
 
-def _baseline(name: str, label: str, message: Any, votes: bool = False) -> Method:
-    return Method(name, label, "baselines", votes, payloads.allgather(message))
+def _baseline(
+    name: str, label: str, message: Callable[[int], int], votes: bool = False, **options: Any
+) -> Method:
+    return Method(name, label, "baselines", votes, payloads.allgather(message), options=options)
 
 
 METHODS = {
@@ -155,7 +158,9 @@ METHODS = {
         ),
         _baseline("qsgd", "QSGD, 8 bits", payloads.qsgd_message),
         _baseline("topk", "top 1 %", payloads.top_message),
-        _baseline("sign-bytes", "signs as bytes", payloads.sign_bytes_message, votes=True),
+        _baseline(
+            "sign-bytes", "signs as bytes", payloads.sign_bytes_message, votes=True, ties="zero"
+        ),
         _baseline("onebit-average", "1-bit average", payloads.onebit_message),
         Method("local", "no exchange", "alone", False, lambda workers, shapes: 0.0),
     )
