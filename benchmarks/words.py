@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.table import Table
 from benchmarks.results import Result
 
 WIDTH = 118
+FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 
 
 def network_text(result: Result) -> str:
@@ -21,6 +23,14 @@ def network_text(result: Result) -> str:
     limit = network["bits_per_second"]
     rate = "no limit" if limit is None else f"{rate_text(limit)} emulated"
     return f"{rate} between network namespaces (measured {measured})"
+
+
+def place_text(result: Result) -> str:
+    """Network and workers in a few words: '1 Gbit/s, 4 workers'."""
+    network = result["network"]
+    limit = network["bits_per_second"]
+    where = "loopback" if network["mode"] == "loopback" else "no limit"
+    return f"{rate_text(limit) if limit else where}, {network['workers']} workers"
 
 
 def rate_text(rate: float) -> str:
@@ -35,6 +45,23 @@ def size_text(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
     return f"{size:.0f} B"
+
+
+def framework_text(result: Result) -> str:
+    """The framework in words; PyTorch where the result does not tell."""
+    name = result.get("framework", "torch")
+    return FRAMEWORKS.get(name, name)
+
+
+def framework_suffix(result: Result, results: Sequence[Result]) -> str:
+    """' (PyTorch)' behind a label, where the results are of several frameworks; else nothing."""
+    several = len({framework_text(one) for one in results}) > 1
+    return f" ({framework_text(result)})" if several else ""
+
+
+def is_ours(method: str) -> bool:
+    """Whether the method of this name is a vote of hvd_sign's."""
+    return method == "vote" or method.startswith("vote-")
 
 
 def show_table(shown: Table, folder: Path, console: Console) -> None:
