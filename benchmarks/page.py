@@ -16,7 +16,7 @@ from benchmarks.experiments import grouped
 from benchmarks.findings import Contest, range_text
 from benchmarks.plots import Plot
 from benchmarks.results import Result
-from benchmarks.words import framework_suffix, framework_text, is_ours, network_text, place_text
+from benchmarks.words import framework_text, is_ours, network_text, place_text
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 TABLES = {
@@ -49,14 +49,14 @@ class Grid:
     """A table for the page.
 
     Attributes:
-        title: above it.
+        framework: whose it is.
         columns: headers.
         left: which columns are words.
         rows: cells, all as they are shown.
         ours: which rows are votes of hvd_sign's.
     """
 
-    title: str
+    framework: str
     columns: list[str]
     left: list[bool]
     rows: list[list[str]]
@@ -160,6 +160,13 @@ class Report:
         ]
 
     @property
+    def score(self) -> tuple[int, int]:
+        """In how many comparisons another method is faster, and how many there are."""
+        held = [contest for result in self.results for contest in findings.contests(result)]
+        ratios = [contest.speedup(other) for contest in held for other in contest.others]
+        return sum(ratio < 1 for ratio in ratios), len(ratios)
+
+    @property
     def missing(self) -> list[str]:
         """What the plots that there are no data for would need."""
         drawn = [plot.name for _, plot in self.plots]
@@ -226,31 +233,32 @@ def _section(group: list[Result], taken: set[str]) -> Section:
     kind, network = first["kind"], first["network"]
     stem = f"{kind}-{network['rate'] or network['mode']}-{network['workers']}"
     names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-    title = TITLES[kind]
+    title, where = TITLES[kind], _plain(TABLES[kind](first).title)
     if kind == "training":
         title = f"{first['setup']['model_text']} on {first['setup']['data_text']}"
+        where = f"{network['workers']} workers, {network_text(first)}"
     notes = training_table.notes(first) if kind == "training" else []
     return Section(
         id=next(name for name in names if name not in taken),
         kind=kind,
         title=title[0].upper() + title[1:],
-        where=f"{network['workers']} workers, {network_text(first)}",
+        where=where,
         place=place_text(first),
         results=group,
-        grids=[_grid(result, group) for result in group],
+        grids=[_grid(result) for result in group],
         plots=plots.plots_of(group),
         warnings=[note for note in notes if note.startswith(WARNING)],
         notes=[note for note in notes if not note.startswith(WARNING)],
     )
 
 
-def _grid(result: Result, group: list[Result]) -> Grid:
+def _grid(result: Result) -> Grid:
     """The table of a result, cell for cell the one that its benchmark prints."""
     table: Table = TABLES[result["kind"]](result)
     cells = [[_plain(cell) for cell in column.cells] for column in table.columns]
     raw = result["methods" if result["kind"] == "training" else "measured"]
     return Grid(
-        title=_plain(table.title) + framework_suffix(result, group),
+        framework=framework_text(result),
         columns=[_plain(column.header) for column in table.columns],
         left=[column.justify == "left" for column in table.columns],
         rows=[list(row) for row in zip(*cells, strict=True)],

@@ -2,8 +2,8 @@
 
     python -m benchmarks.report results/* --out report
 
-RESULT is a result.json of `benchmarks.train`, `benchmarks.allreduce` or `benchmarks.overlap`, or the
-directory that it lies in; of any machine, network, number of workers and framework. What was
+RESULT is a result.json of `benchmarks.train`, `benchmarks.allreduce` or `benchmarks.overlap`, or
+the directory that it lies in; of any machine, network, number of workers and framework. What was
 measured alike with two frameworks is shown together. Prints the tables; writes index.html, which
 needs no other file and fetches nothing, and the plots as PNG files.
 """

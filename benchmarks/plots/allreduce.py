@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.allreduce_table import Row, summarise
-from benchmarks.plots.style import INK, Plot, canvas, legend, log_ticks, look
+from benchmarks.plots.style import INK, ROOM, Plot, canvas, legend, log_ticks, look
 from benchmarks.results import Result
 from benchmarks.words import framework_suffix, network_text, size_text
 
@@ -111,7 +111,7 @@ def _bars(drawn: Sequence[Curve]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_ylim(len(drawn) - 0.4, -0.6)
-    axes.set_xlim(0, 1.18 * axes.dataLim.x1)
+    axes.set_xlim(0, ROOM * axes.dataLim.x1)
     axes.set_xlabel("ms")
     return figure
 

@@ -58,6 +58,8 @@ VOTES = (
 WIDTH = 4.4  # inches: as wide as a phone shows them, at 72 units to the inch
 RESOLUTION = 270
 SUBTITLE_WIDTH = 72  # characters
+TWO_COLUMNS = 27  # characters of a label of which two fit beside each other
+ROOM = 1.28  # of a bar, for the figure behind it
 INK, FAINT, GRID, EDGE = (PALETTE[name][0] for name in ("ink", "faint", "grid", "edge"))
 STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
@@ -75,7 +77,9 @@ STYLE: dict[str, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 8,
+    "legend.handlelength": 2.6,
+    "legend.columnspacing": 1.2,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
     "svg.fonttype": "none",
@@ -144,10 +148,10 @@ def log_ticks(axis: Axis, values: Iterable[float]) -> None:
 def legend(figure: Figure, axes: Axes) -> None:
     """Names the axes' labelled artists below them, and makes room for that."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) < 34 else 1
+    columns = 2 if max(map(len, labels)) <= TWO_COLUMNS else 1
     rows = -(-len(labels) // columns)
     figure.set_figheight(figure.get_figheight() + 0.18 * rows)
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=3)
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
 def save_png(plot: Plot, path: Path) -> Path:

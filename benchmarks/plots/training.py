@@ -1,4 +1,4 @@
-"""The plots of training results: accuracy against time, and what the time of an epoch is made of."""
+"""The plots of training results: accuracy against time, and what an epoch is made of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from benchmarks.plots.style import INK, PALETTE, Plot, canvas, legend, look
+from benchmarks.plots.style import INK, PALETTE, ROOM, Plot, canvas, legend, look
 from benchmarks.results import Result
 from benchmarks.training_table import headline
 from benchmarks.words import framework_suffix
@@ -27,10 +27,13 @@ ACCURACY_CAPTION = (
 TIME_CAPTION = (
     "Wide bars: the mean time of an epoch as the training thread sees it, in full colour while it "
     "computes, pale while it waits for the exchange; ticks are single epochs. A method that does "
-    "not tell its waiting is pale where it takes longer than computing alone (`local`), and hatched "
-    "where that was not measured. Narrow bars: what the threads of a vote's engine did in that "
-    "time, beside backward. They add up over all buckets, and buckets that travel at the same "
-    "time count each, so a narrow bar may be longer than the wait above it: that part was hidden."
+    "not tell its waiting is pale where it takes longer than computing without any exchange, and "
+    "hatched where that was not measured."
+)
+PHASES_CAPTION = (
+    " Narrow bars: what the threads of a vote's engine did in that time, beside backward: pack, "
+    "exchange, tally, apply. They are sums over all buckets, and buckets that travel at the same "
+    "time count each. What a narrow bar is longer than the wait above it was hidden."
 )
 
 
@@ -117,11 +120,13 @@ def _epoch_time(results: Sequence[Result]) -> Plot:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.18 * axes.dataLim.x1)
+    axes.set_xlim(0, ROOM * axes.dataLim.x1)
     axes.set_xlabel("seconds an epoch")
     if axes.get_legend_handles_labels()[1]:
         legend(figure, axes)
-    return Plot("epoch-time", "Time of an epoch", headline(results[0]), TIME_CAPTION, figure)
+    told = any(share(method, result).phases for result, method, _ in rows)
+    caption = TIME_CAPTION + (PHASES_CAPTION if told else "")
+    return Plot("epoch-time", "Time of an epoch", headline(results[0]), caption, figure)
 
 
 def _bar(axes: Axes, place: int, method: dict[str, Any], parts: Share) -> None:
