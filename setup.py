@@ -126,10 +126,12 @@ setup(
         "bench": [
             "horovod==0.28.1",
             "matplotlib>=3.7",
+            "pillow>=10",
             "psutil>=5.9",
             "rich>=13",
             "scikit-learn>=1.3",
             "torch>=2.1",
+            "transformers>=5",
         ],
         "dev": [
             "clang-format",

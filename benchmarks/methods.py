@@ -77,32 +77,6 @@ class Method:
         """Where the payload's figure comes from."""
         return COUNTED if self.payload is None else "formula"
 
-    # The rest belongs to the training benchmark.
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        """Of SGD, by data set; they fall linearly to zero over the training."""
-        return VOTE_RATES if self.votes else MEAN_RATES
-
-    @property
-    def momentum(self) -> float:
-        """Of SGD."""
-        return 0.9
-
-    def optimizer(self, data: str) -> str:
-        """The optimizer on a data set, in words."""
-        signal = "the verdict" if self.votes else "the mean gradient"
-        rate = self.learning_rates[data]
-        return f"SGD on {signal}, learning rate {rate:g}, momentum {self.momentum:g}"
-
-
-# Found by a short search, accuracy on images held out of the training set.
-# Fashion-MNIST, 4 epochs. SGD, momentum 0.9: 0.02 89.2 %, 0.05 90.4, 0.1 90.9, 0.2 90.0. Vote,
-# momentum 0.9: 5e-5 88.3, 1e-4 89.1, 2e-4 88.5, 5e-4 82.4; without: 2e-4 85.9, 5e-4 88.5,
-# 1e-3 89.0, 2e-3 87.2. Digits, 20 epochs, momentum 0.9. SGD: 0.005 88.5, 0.01 92.0, 0.02 93.0,
-# 0.05 95.0, 0.1 diverges. Vote: 5e-5 91.0, 1e-4 91.5, 2e-4 90.5.
-MEAN_RATES = {"fashion-mnist": 0.1, "digits": 0.05}
-VOTE_RATES = {"fashion-mnist": 1e-4, "digits": 1e-4}
-
 
 def _vote(name: str, label: str, environment: Mapping[str, str], **options: Any) -> Method:
     return Method(name, label, "ours", True, options=options, environment=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.data import TOKENS
 from benchmarks.results import Result
 from benchmarks.words import WIDTH, network_text, size_text
 
+ALONE = "local"  # the method that exchanges nothing
 OTHERS_SHARE = 0.1  # of the cores; more than that in other hands makes times doubtful
-COLUMNS = (
-    *("s/epoch", "samples/s", "waiting", "payload/step", "wire/step"),
-    *("accuracy", "speed-up", "payload ratio"),
-)
+SIGMAS = 1.96  # 95 % of a normal distribution
+NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,17 @@ class Summary:
         label: the method.
         seconds: mean time per epoch.
         samples_per_second: of all workers together.
-        wait_share: part of that time spent waiting for communication, 0 to 1.
+        spread: 1.96 standard deviations of the throughputs of the groups of steps.
+        exposed: seconds of an epoch beyond those of a training without exchange; None where that
+            was not measured.
+        wait_share: part of the time of an epoch spent waiting for communication, 0 to 1; None where
+            the optimizer does not tell.
         payload: bytes a worker sends in a step.
         wire: bytes that left a worker's interface in a step; None where that was not measured.
-        accuracy: on the test images after the last epoch, 0 to 1.
+        loss: mean of the last epoch's training, in nats.
+        accuracy: on the test samples after the last epoch, 0 to 1; None where nothing was tested.
+        target_seconds: of training until the end of the first epoch with the accuracy that was
+            asked for; None where none was, or where it was not reached.
         speedup: the baseline's time per epoch over this one's; None without a baseline.
         saving: the baseline's payload over this one's; None without a baseline.
     """
@@ -39,10 +47,14 @@ class Summary:
     label: str
     seconds: float
     samples_per_second: float
-    wait_share: float
+    spread: float
+    exposed: float | None
+    wait_share: float | None
     payload: float
     wire: float | None
-    accuracy: float
+    loss: float
+    accuracy: float | None
+    target_seconds: float | None
     speedup: float | None
     saving: float | None
 
@@ -52,34 +64,50 @@ def summarise(result: Result) -> list[Summary]:
     setup = result["setup"]
     measured_wire = result["network"]["interface"] is not None
     means = [_means(method, setup["samples_per_step"]) for method in result["methods"]]
-    names = [method["name"] for method in result["methods"]]
-    base = means[names.index(setup["baseline"])] if setup["baseline"] in names else None
+    by_name = {method["name"]: mean for method, mean in zip(result["methods"], means, strict=True)}
+    base, alone = by_name.get(setup["baseline"]), by_name.get(ALONE)
     return [
         Summary(
             label=method["label"],
             seconds=mean["seconds"],
             samples_per_second=mean["samples_per_second"],
+            spread=mean["spread"],
+            exposed=mean["seconds"] - alone["seconds"] if alone else None,
             wait_share=mean["wait_share"],
             payload=mean["payload"],
             wire=mean["wire"] if measured_wire else None,
+            loss=method["epochs"][-1]["loss"],
             accuracy=method["epochs"][-1]["accuracy"],
+            target_seconds=_time_to(setup["target_accuracy"], method["epochs"]),
             speedup=base["seconds"] / mean["seconds"] if base else None,
-            saving=base["payload"] / mean["payload"] if base else None,
+            saving=base["payload"] / mean["payload"] if base and mean["payload"] else None,
         )
         for method, mean in zip(result["methods"], means, strict=True)
     ]
 
 
-def _means(method: dict[str, Any], samples_per_step: int) -> dict[str, float]:
+def _time_to(target: float | None, epochs: list[dict[str, Any]]) -> float | None:
+    seconds = 0.0
+    for epoch in epochs:
+        seconds += epoch["seconds"]
+        if target is not None and epoch["accuracy"] is not None and epoch["accuracy"] >= target:
+            return seconds
+    return None
+
+
+def _means(method: dict[str, Any], samples_per_step: int) -> dict[str, Any]:
     epochs = method["epochs"]
     totals = {
         name: sum(epoch[name] for epoch in epochs)
-        for name in ("seconds", "wait_seconds", "payload_bytes", "wire_bytes", "steps")
+        for name in ("seconds", "payload_bytes", "wire_bytes", "steps")
     }
+    told = [epoch["wait_seconds"] for epoch in epochs]
+    throughputs = [one for epoch in epochs for one in epoch["iterations"]]
     return {
         "seconds": totals["seconds"] / len(epochs),
         "samples_per_second": totals["steps"] * samples_per_step / totals["seconds"],
-        "wait_share": totals["wait_seconds"] / totals["seconds"],
+        "spread": SIGMAS * statistics.pstdev(throughputs),
+        "wait_share": None if None in told else sum(told) / totals["seconds"],
         "payload": totals["payload_bytes"] / totals["steps"],
         "wire": totals["wire_bytes"] / totals["steps"],
     }
@@ -103,52 +131,118 @@ def headline(result: Result) -> str:
 
 
 def table(result: Result) -> Table:
-    """The table that the benchmark ends with."""
+    """The table that the benchmark ends with, without columns that have no figure."""
     shown = Table(header_style="bold", title_justify="left", title=headline(result))
-    shown.add_column("method", no_wrap=True)
-    for name in COLUMNS:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for row in summarise(result):
-        shown.add_row(
-            row.label,
-            f"{row.seconds:.2f}",
-            f"{row.samples_per_second:,.0f}",
-            f"{row.wait_share:.0%}",
-            size_text(row.payload),
-            "-" if row.wire is None else size_text(row.wire),
-            f"{row.accuracy:.2%}",
-            "-" if row.speedup is None else f"{row.speedup:.2f} x",
-            "-" if row.saving is None else f"{row.saving:.1f} x",
-        )
+    rows = [_cells(row) for row in summarise(result)]
+    for name in rows[0]:
+        if any(row[name] != NOTHING for row in rows):
+            justify = "left" if name == "method" else "right"
+            shown.add_column(name, justify=justify, no_wrap=True)
+    for row in rows:
+        shown.add_row(*(row[str(column.header)] for column in shown.columns))
     return shown
+
+
+def _cells(row: Summary) -> dict[str, str]:
+    return {
+        "method": row.label,
+        "s/epoch": f"{row.seconds:.2f}",
+        "samples/s": f"{_number(row.samples_per_second)} ± {_number(row.spread)}",
+        "exposed": _or_nothing(row.exposed, "{:.2f} s"),
+        "waiting": _or_nothing(row.wait_share, "{:.0%}"),
+        "payload": size_text(row.payload),
+        "wire": NOTHING if row.wire is None else size_text(row.wire),
+        "loss": f"{row.loss:.3f}",
+        "accuracy": _or_nothing(row.accuracy, "{:.2%}"),
+        "to target": _or_nothing(row.target_seconds, "{:.1f} s"),
+        "speed-up": _or_nothing(row.speedup, "{:.2f} x"),
+        "saving": _or_nothing(row.saving, "{:.1f} x"),
+    }
+
+
+def _or_nothing(figure: float | None, form: str) -> str:
+    return NOTHING if figure is None else form.format(figure)
+
+
+def _number(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def notes(result: Result) -> list[str]:
     """What one has to know to judge the table, one sentence or two each."""
-    setup, network, machine = result["setup"], result["network"], result["machine"]
-    lines = [
-        f"{setup['epochs']} epochs of {setup['train_samples']:,} images, batches of "
-        f"{setup['batch']} a worker, {setup['test_samples']:,} test images; the same seed, weights "
-        "and batches for all methods, which took turns epoch by epoch.",
+    return [*_what_was_done(result), *_columns(result), *_where(result), *_warnings(result)]
+
+
+def _what_was_done(result: Result) -> list[str]:
+    setup = result["setup"]
+    turns = {
+        "epoch": "which took turns epoch by epoch where they could share processes",
+        "training": "trained one after the other, because the model is large or it was asked for",
+    }
+    return [
+        f"Epochs of {setup['steps']} steps, {setup['epochs']} in all, batches of {setup['batch']} a "
+        f"worker, after {setup['warmup']} steps that were not measured; {setup['train_samples']:,} training and "
+        f"{setup['test_samples']:,} test samples; the same seed, weights and batches for all "
+        f"methods, {turns[setup['turns']]}.",
         f"Data: {setup['data_text']} ({setup['data_origin']}).",
         *(f"{method['label']}: {method['optimizer']}." for method in result["methods"]),
-        "Learning rates fall linearly to zero over the training; each was the best of a short "
-        "search on images held out of the training set.",
-        "Waiting: wall time inside optimizer.synchronize(), mean of the workers. Payload: bytes "
-        "that a worker sends in a step, "
-        + ", ".join(f"{method['name']} {method['payload_source']}" for method in result["methods"])
-        + " (ring formula: 2 (M-1)/M x width x coordinates).",
-        f"Network: {network_text(result)}; started by {network['launcher']}, because: "
-        f"{network['why']}. Wire: bytes that left a worker's interface in a step, "
-        "by its counter.",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, load {machine['load_before']} before the run.",
+        "Learning rates fall linearly to zero over the training.",
     ]
-    others = other_cores(result)
-    lines[-1] += f" Other programs used {others:.1f} cores meanwhile."
-    if others > OTHERS_SHARE * machine["cores"]:
+
+
+def _columns(result: Result) -> list[str]:
+    setup, names = result["setup"], [method["name"] for method in result["methods"]]
+    asked = "hidden tokens found" if setup["masked"] else "tokens foretold"
+    lines = [
+        f"samples/s: of all workers, ± {SIGMAS} standard deviations of the throughputs of "
+        f"{setup['batches_per_iter']} steps each. Waiting: wall time inside "
+        "optimizer.synchronize(), mean of the workers; - where the optimizer does not tell. "
+        "Payload, wire: bytes of a worker in a step, counted, or by formula: "
+        + ", ".join(f"{method['name']} {method['payload_source']}" for method in result["methods"])
+        + ". Loss: mean of the last epoch, training samples.",
+    ]
+    if ALONE in names:
+        lines.append(
+            "Exposed: the time of an epoch beyond that of no exchange, which computes the same in "
+            "this run; its workers' weights drift apart, so it has no accuracy."
+        )
+    if setup["kind"] == TOKENS:
+        lines.append(f"Accuracy: the share of {asked} by the likeliest answer.")
+    if setup["target_accuracy"] is not None:
+        lines.append(
+            "To target: training until the end of the first epoch with an accuracy of "
+            f"{setup['target_accuracy']:.1%}, evaluation not counted; - where it was not reached."
+        )
+    return lines
+
+
+def _where(result: Result) -> list[str]:
+    network, machine = result["network"], result["machine"]
+    return [
+        f"Network: {network_text(result)}; started by {network['launcher']}, because: "
+        f"{network['why']}. Wire is what left the worker's interface, by its counter.",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB, load {machine['load_before']} before the run. "
+        f"Other programs used {other_cores(result):.1f} cores meanwhile.",
+        f"Of the time shown, {harness_share(result):.2%} at most is the benchmark's own: reading "
+        "clocks, adding up, telling of progress.",
+    ]
+
+
+def harness_share(result: Result) -> float:
+    """The largest part of a method's time that the benchmark's own code took, 0 to 1."""
+    return max(
+        sum(epoch["harness_seconds"] for epoch in method["epochs"])
+        / sum(epoch["seconds"] for epoch in method["epochs"])
+        for method in result["methods"]
+    )
+
+
+def _warnings(result: Result) -> list[str]:
+    lines = []
+    if other_cores(result) > OTHERS_SHARE * result["machine"]["cores"]:
         lines.append("WARNING: the machine was busy with other programs: do not trust the times.")
-    apart = [method["label"] for method in result["methods"] if not method["replicas_equal"]]
+    apart = [m["label"] for m in result["methods"] if m["replicas_equal"] is False]
     if apart:
         lines.append(f"WARNING: the workers' weights differ at the end: {', '.join(apart)}.")
     return lines

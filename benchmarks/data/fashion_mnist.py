@@ -1,9 +1,7 @@
-"""The benchmark's data sets: found, checked and loaded, without any framework.
+"""Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) in the IDX form of its authors, plain or gzip.
 
-Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747) in the IDX form of its authors: plain or gzip.
 It is looked for in $FASHION_MNIST_DIR, Debian's package `dataset-fashion-mnist`, ~/.cache and
-./data (torchvision's layout); as root the package is installed. With none of these, scikit-learn's
-bundled handwritten digits serve, padded to the same 28 x 28.
+./data (torchvision's layout); as root the package is installed.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.errors import BenchError
+from benchmarks.data.dataset import IMAGES, DataError, Dataset, Split
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
@@ -26,32 +24,19 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-DIGITS_TEST_SHARE = 5  # every fifth digit is for testing
 IMAGE_SIDE = 28
-
-
-class DataError(BenchError):
-    """A data set that is missing, damaged or of the wrong form; the message is one sentence."""
+REMEDY = (
+    f"Fashion-MNIST was not found: install Debian's package {DEBIAN_PACKAGE}, or set "
+    "FASHION_MNIST_DIR to a folder with its four IDX files, or take --data digits"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set was found. `path` is empty for data bundled with a library."""
+    """The folder of the four files, and how it was found, in words."""
 
-    name: str
-    path: str
+    folder: Path
     origin: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images uint8[N, 28, 28] and their labels int64[N], 0 to 9."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -80,27 +65,27 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(bytearray(raw), np.uint8, offset=header).reshape(shape)
 
 
-def find_fashion_mnist() -> Source | None:
+def find() -> Source | None:
     """An existing copy; None if there is none. $FASHION_MNIST_DIR, when set, must hold one."""
     named = os.environ.get("FASHION_MNIST_DIR")
     if named:
         for folder in (Path(named), Path(named) / "FashionMNIST" / "raw"):
             if _is_complete(folder):
-                return Source("fashion-mnist", str(folder.resolve()), "$FASHION_MNIST_DIR")
+                return Source(folder.resolve(), "$FASHION_MNIST_DIR")
         raise DataError(
             f"FASHION_MNIST_DIR={named}: expected {_idx_path(Path(named), 'train')[0]} "
             "and its three companions (plain or .gz) there or in FashionMNIST/raw"
         )
     if _is_complete(DEBIAN_DIR):
-        return Source("fashion-mnist", str(DEBIAN_DIR), f"Debian package {DEBIAN_PACKAGE}")
+        return Source(DEBIAN_DIR, f"Debian package {DEBIAN_PACKAGE}")
     for parent in (Path("data"), Path.home() / ".cache", Path.home() / ".cache" / "torch"):
         folder = parent / "FashionMNIST" / "raw"
         if _is_complete(folder):
-            return Source("fashion-mnist", str(folder.resolve()), "an existing download")
+            return Source(folder.resolve(), "an existing download")
     return None
 
 
-def install_fashion_mnist() -> Source | None:
+def install() -> Source | None:
     """Installs Debian's package when we are root on a system with apt; None if that fails."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return None
@@ -119,31 +104,26 @@ def install_fashion_mnist() -> Source | None:
         except subprocess.TimeoutExpired:
             return None
         if _is_complete(DEBIAN_DIR):
-            return Source("fashion-mnist", str(DEBIAN_DIR), f"Debian package {DEBIAN_PACKAGE}")
+            return Source(DEBIAN_DIR, f"Debian package {DEBIAN_PACKAGE}")
     return None
 
 
-def resolve(wanted: str) -> Source:
-    """The data set to use. `wanted`: 'auto' (digits if need be), 'fashion-mnist' or 'digits'."""
-    digits = Source("digits", "", "bundled with scikit-learn")
-    if wanted == "digits":
-        return digits
-    found = find_fashion_mnist() or install_fashion_mnist()
-    if found is not None:
-        return found
-    if wanted == "auto":
-        return digits
-    raise DataError(
-        f"Fashion-MNIST was not found: install Debian's package {DEBIAN_PACKAGE}, or set "
-        "FASHION_MNIST_DIR to a folder with its four IDX files, or take --data digits"
+def find_or_install() -> Source | None:
+    """A copy of the data set; None if it cannot be had."""
+    return find() or install()
+
+
+def load(source: Source, limit: int | None = None, test_limit: int | None = None) -> Dataset:
+    """Images uint8[N, 1, 28, 28] of ten classes, at most so many. Raises DataError."""
+    return Dataset(
+        name="fashion-mnist",
+        title="Fashion-MNIST",
+        origin=source.origin,
+        kind=IMAGES,
+        classes=10,
+        train=_load_split(source.folder, "train").first(limit),
+        test=_load_split(source.folder, "test").first(test_limit),
     )
-
-
-def load(source: Source) -> tuple[Split, Split]:
-    """The training and the test split of a resolved source."""
-    if source.name == "digits":
-        return _load_digits()
-    return _load_split(Path(source.path), "train"), _load_split(Path(source.path), "test")
 
 
 def _idx_path(folder: Path, split: str) -> tuple[Path, Path]:
@@ -170,18 +150,4 @@ def _load_split(folder: Path, split: str) -> Split:
             f"{label_path}: expected {len(images)} labels from 0 to 9, got "
             f"{list(labels.shape)} up to {labels.max(initial=0)}"
         )
-    return Split(images, labels.astype(np.int64))
-
-
-def _load_digits() -> tuple[Split, Split]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise DataError("the digits need scikit-learn: pip install scikit-learn") from error
-    digits = load_digits()
-    # 8 x 8 values of 0 to 16, each made 3 x 3, with a margin of 2: 28 x 28 bytes.
-    enlarged = np.kron(digits.images / 16 * 255, np.ones((3, 3)))
-    images = np.pad(enlarged.astype(np.uint8), ((0, 0), (2, 2), (2, 2)))
-    labels = digits.target.astype(np.int64)
-    test = np.arange(len(labels)) % DIGITS_TEST_SHARE == 0
-    return Split(images[~test], labels[~test]), Split(images[test], labels[test])
+    return Split(images[:, np.newaxis], labels.astype(np.int64))
