@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks import memory, methods, results
-from benchmarks.words import network_text, size_text
+from benchmarks.words import network_text, size_text, tensor_text
 
 COLUMNS = (
     *("size", "method", "median ms", "min", "max", "algbw", "busbw", "payload", "wire"),
@@ -91,14 +91,6 @@ def summarise(result: results.Result) -> list[Row]:
     return rows
 
 
-def _binary_text(size: int) -> str:
-    """Whole KiB and MiB so, as they were asked for: 1024 -> '1 KiB'."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size % scale == 0:
-            return f"{size // scale} {unit}"
-    return size_text(size)
-
-
 def _ours(raw: dict[str, Any]) -> bool:
     return methods.METHODS[raw["method"]].group == "ours"
 
@@ -120,7 +112,7 @@ def table(result: results.Result) -> Table:
             shown.add_section()
         last = row.size
         shown.add_row(
-            _binary_text(row.size),
+            tensor_text(row.size),
             row.method,
             f"{1e3 * row.median:.4g}",
             f"{1e3 * row.least:.4g}",

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import allreduce, allreduce_table, kernels, launch, results
-from benchmarks.words import place_text, size_text
+from benchmarks.words import place_text, tensor_text
 
 REFERENCE = Path(__file__).parent / "reference" / "check.json"
 KIND = "check"
@@ -65,10 +65,10 @@ def call_ratios(result: results.Result) -> dict[str, float]:
     for size, by_method in rows.items():
         vote = by_method["vote"]
         for name in ("fp32", "fp16"):
-            label = f"{by_method[name].method} / vote, {size_text(size)}, {where}"
+            label = f"{by_method[name].method} / vote, {tensor_text(size)}, {where}"
             found[label] = by_method[name].median / vote.median
-    if vote.limit is not None:
-        found[f"wire limit / vote, {size_text(size)}, {where}"] = vote.limit / vote.median
+    if vote.wire_limit is not None:
+        found[f"wire limit / vote, {tensor_text(size)}, {where}"] = vote.wire_limit / vote.median
     return found
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from benchmarks import allreduce_table, training_table
 from benchmarks.methods import BASELINE
 from benchmarks.results import Result
-from benchmarks.words import is_ours, size_text
+from benchmarks.words import is_ours, tensor_text
 
 NOT_COMPARED = "local"  # exchanges nothing
 
@@ -84,7 +84,7 @@ def _entries(result: Result) -> list[tuple[str, list[Entry]]]:
     for raw, row in zip(result["measured"], allreduce_table.summarise(result), strict=True):
         entry = Entry(raw["method"], row.method, row.median, row.payload, None)
         sizes.setdefault(row.size, []).append(entry)
-    return [(f"{size_text(size)} of fp32", sizes[size]) for size in sorted(sizes)]
+    return [(f"{tensor_text(size)} of fp32", sizes[size]) for size in sorted(sizes)]
 
 
 def losses(result: Result) -> list[Loss]:
@@ -113,7 +113,7 @@ def _less_accurate(pairs: Sequence[tuple[Contest, Entry]]) -> list[Loss]:
     return [
         Loss(
             entry.label,
-            f"{100 * entry.accuracy:.1f} % right instead of {100 * contest.ours.accuracy:.1f} %",
+            f"{100 * entry.accuracy:.2f} % right instead of {100 * contest.ours.accuracy:.2f} %",
             contest.what.removeprefix("an epoch of "),
         )
         for contest, entry in pairs

@@ -14,6 +14,7 @@ from rich.text import Text
 from benchmarks import allreduce_table, findings, overlap, plots, training_table
 from benchmarks.experiments import grouped
 from benchmarks.findings import Contest, range_text
+from benchmarks.glossary import COLUMNS
 from benchmarks.plots import Plot
 from benchmarks.results import Result
 from benchmarks.words import framework_text, is_ours, network_text, place_text
@@ -25,6 +26,7 @@ TABLES = {
     "overlap": overlap.table,
 }
 WARNING = "WARNING"
+MINUS, TIMES = "\u2212", "\u00d7"
 TITLES = {
     "training": "Training",
     "allreduce": "One vote beside one allreduce",
@@ -78,6 +80,7 @@ class Section:
         plots: of all of them.
         warnings: why not to trust the figures.
         notes: what one has to know to judge the tables.
+        glossary: what columns mean that no note tells of.
     """
 
     id: str
@@ -90,6 +93,7 @@ class Section:
     plots: list[Plot]
     warnings: list[str]
     notes: list[str]
+    glossary: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -212,10 +216,10 @@ def cards(shown: Report) -> list[Card]:
         based = [(contest, base) for contest in held if (base := contest.baseline)]
         if based:
             ratio = range_text([contest.speedup(base) for contest, base in based])
-            found.append(Card(title, f"{ratio} ×", f"as fast as {based[0][1].label}"))
+            found.append(Card(title, f"{ratio} {TIMES}", f"as fast as {based[0][1].label}"))
         if held:
             ratio = range_text([contest.speedup(contest.fastest) for contest in held])
-            found.append(Card(title, f"{ratio} ×", "as fast as the fastest other method"))
+            found.append(Card(title, f"{ratio} {TIMES}", "as fast as the fastest other method"))
         points = [
             100 * (contest.ours.accuracy - base.accuracy)
             for contest, base in based
@@ -224,7 +228,7 @@ def cards(shown: Report) -> list[Card]:
         if points:
             spread = dict.fromkeys(f"{point:+.1f}" for point in (min(points), max(points)))
             text = f"percentage points beside {based[0][1].label}, after as many epochs"
-            found.append(Card("Accuracy", " to ".join(spread).replace("-", "−"), text))
+            found.append(Card("Accuracy", " to ".join(spread).replace("-", MINUS), text))
     return found
 
 
@@ -249,6 +253,7 @@ def _section(group: list[Result], taken: set[str]) -> Section:
         plots=plots.plots_of(group),
         warnings=[note for note in notes if note.startswith(WARNING)],
         notes=[note for note in notes if not note.startswith(WARNING)],
+        glossary=COLUMNS[kind],
     )
 
 
@@ -259,7 +264,7 @@ def _grid(result: Result) -> Grid:
     raw = result["methods" if result["kind"] == "training" else "measured"]
     return Grid(
         framework=framework_text(result),
-        columns=[_plain(column.header) for column in table.columns],
+        columns=[_plain(column.header).replace("\n", " ") for column in table.columns],
         left=[column.justify == "left" for column in table.columns],
         rows=[list(row) for row in zip(*cells, strict=True)],
         ours=[is_ours(row.get("name", row.get("method"))) for row in raw],

@@ -47,6 +47,14 @@ def size_text(size: float) -> str:
     return f"{size:.0f} B"
 
 
+def tensor_text(size: int) -> str:
+    """Bytes of a tensor; whole KiB and MiB so, as they were asked for: 1024 -> '1 KiB'."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size % scale == 0:
+            return f"{size // scale} {unit}"
+    return size_text(size)
+
+
 def framework_text(result: Result) -> str:
     """The framework in words; PyTorch where the result does not tell."""
     name = result.get("framework", "torch")

@@ -13,7 +13,7 @@ from benchmarks import allreduce_table, training_table
 from benchmarks.experiments import by_age, place, task
 from benchmarks.plots.style import FAINT, Plot, canvas, legend, log_ticks, look
 from benchmarks.results import Result
-from benchmarks.words import framework_text, network_text, rate_text, size_text
+from benchmarks.words import framework_text, network_text, rate_text, tensor_text
 
 BANDWIDTH_CAPTION = (
     "How many times as fast as Horovod's fp32 of the same run, against the bandwidth that a host "
@@ -110,7 +110,7 @@ def _bandwidth(results: Sequence[Result]) -> Iterator[Plot]:
         yield Plot(
             f"bandwidth-{workers}-{framework}".lower(),
             "Speed-up against bandwidth",
-            f"{size_text(curves.size)} of fp32, {workers} workers, {framework}",
+            f"{tensor_text(curves.size)} of fp32, {workers} workers, {framework}",
             BANDWIDTH_CAPTION,
             figure,
         )
@@ -134,7 +134,7 @@ def _calls(results: Sequence[Result]) -> Iterator[Plot]:
         yield Plot(
             f"scaling-allreduce-{number + 1}",
             "Time of a call over workers",
-            f"{size_text(curves.size)} of fp32, {networks[line]}, {line[0]}",
+            f"{tensor_text(curves.size)} of fp32, {networks[line]}, {line[0]}",
             CALLS_CAPTION,
             figure,
         )

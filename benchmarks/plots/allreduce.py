@@ -12,16 +12,19 @@ from matplotlib.ticker import NullLocator
 from benchmarks.allreduce_table import Row, summarise
 from benchmarks.plots.style import INK, ROOM, Plot, canvas, legend, log_ticks, look
 from benchmarks.results import Result
-from benchmarks.words import framework_suffix, network_text, size_text
+from benchmarks.words import framework_suffix, network_text, tensor_text
 
 LIMITED = ("fp32", "vote")  # whose limits are drawn
-LIMITS = {"limit": ("limit of the wire", (0, (6, 2))), "memory": ("limit of memory", (0, (1, 1.5)))}
+LIMITS = {
+    "wire_limit": ("limit of the wire", (0, (6, 2))),
+    "memory_limit": ("limit of memory", (0, (1, 1.5))),
+}
 CURVES_CAPTION = (
     "Median time of a call against the bytes of fp32 that it reduces, both on logarithmic scales; "
     "lower is better. The thin lines are limits of Horovod's fp32 (grey) and of the vote (blue): "
     "dashed, what their bytes take on the wire; dotted, what they take in memory. A curve that "
-    "runs flat on the left is bound by latency, one that runs along its limit by bandwidth. A burst "
-    "that the emulated limit lets pass may put small sizes below the dashed line."
+    "runs flat on the left is bound by latency, one that runs along its limit by bandwidth. Small "
+    "sizes may lie below both: an emulated limit lets a burst pass, and caches are not memory."
 )
 BARS_CAPTION = (
     "Median time of a call, shorter is better; the fine line goes from the fastest call to the "
@@ -59,7 +62,7 @@ def plots(results: Sequence[Result]) -> list[Plot]:
     workers = results[0]["network"]["workers"]
     subtitle = f"{workers} workers, {network_text(results[0])}"
     if len(sizes) == 1:
-        title = f"Time to exchange {size_text(sizes[0])} of fp32"
+        title = f"Time to exchange {tensor_text(sizes[0])} of fp32"
         return [Plot("allreduce", title, subtitle, BARS_CAPTION, _bars(drawn))]
     figure = _lines(drawn, sizes)
     return [Plot("allreduce", "Time against size", subtitle, CURVES_CAPTION, figure)]
@@ -81,8 +84,8 @@ def _lines(drawn: Sequence[Curve], sizes: Sequence[int]) -> Figure:
         )
         if curve.name not in LIMITED:
             continue
-        for attribute, (label, dashes) in LIMITS.items():
-            limits = [getattr(row, attribute, None) for row in curve.rows]
+        for attribute, (_, dashes) in LIMITS.items():
+            limits = [getattr(row, attribute) for row in curve.rows]
             if None not in limits:
                 times = [1e3 * limit for limit in limits]
                 axes.plot(here, times, color=colour, linestyle=dashes, linewidth=1)
@@ -93,7 +96,7 @@ def _lines(drawn: Sequence[Curve], sizes: Sequence[int]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     shown = sizes[:: -(-len(sizes) // 5)]
-    axes.set_xticks(shown, [size_text(size) for size in shown])
+    axes.set_xticks(shown, [tensor_text(size) for size in shown])
     axes.xaxis.set_minor_locator(NullLocator())
     log_ticks(axes.yaxis, [row.median for curve in drawn for row in curve.rows])
     axes.set_xlabel("bytes of fp32")
@@ -120,8 +123,8 @@ def _bar(axes: Axes, place: int, colour: str, row: Row) -> None:
     median, least, most = (1e3 * seconds for seconds in (row.median, row.least, row.most))
     axes.barh(place, median, height=0.62, color=colour)
     axes.plot([least, most], [place, place], color=INK, linewidth=0.8)
-    for attribute, half in (("limit", 0.4), ("memory", 0.2)):
-        limit = getattr(row, attribute, None)
+    for attribute, half in (("wire_limit", 0.4), ("memory_limit", 0.2)):
+        limit = getattr(row, attribute)
         if limit is not None:
             axes.plot([1e3 * limit] * 2, [place - half, place + half], color=INK, linewidth=1.2)
     axes.annotate(
