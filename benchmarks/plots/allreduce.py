@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from benchmarks.allreduce_table import Row, summarise
-from benchmarks.plots.style import INK, ROOM, Plot, canvas, legend, log_ticks, look
+from benchmarks.plots.style import FAINT, INK, ROOM, Plot, canvas, legend, log_ticks, look
 from benchmarks.results import Result
 from benchmarks.words import framework_suffix, network_text, tensor_text
 
@@ -25,6 +25,10 @@ CURVES_CAPTION = (
     "dashed, what their bytes take on the wire; dotted, what they take in memory. A curve that "
     "runs flat on the left is bound by latency, one that runs along its limit by bandwidth. Small "
     "sizes may lie below both: an emulated limit lets a burst pass, and caches are not memory."
+)
+SPEEDUP_CAPTION = (
+    "How many times as fast as Horovod's fp32 of the same run; both scales are logarithmic. Where "
+    "a curve crosses the line at 1 is the size from which on its method is faster."
 )
 BARS_CAPTION = (
     "Median time of a call, shorter is better; the fine line goes from the fastest call to the "
@@ -64,45 +68,75 @@ def plots(results: Sequence[Result]) -> list[Plot]:
     if len(sizes) == 1:
         title = f"Time to exchange {tensor_text(sizes[0])} of fp32"
         return [Plot("allreduce", title, subtitle, BARS_CAPTION, _bars(drawn))]
-    figure = _lines(drawn, sizes)
-    return [Plot("allreduce", "Time against size", subtitle, CURVES_CAPTION, figure)]
+    figure = _times(drawn, sizes)
+    found = [Plot("allreduce", "Time against size", subtitle, CURVES_CAPTION, figure)]
+    if all(row.speedup is not None for curve in drawn for row in curve.rows):
+        title, figure = "Speed-up against size", _speedups(drawn, sizes)
+        found.append(Plot("allreduce-speedup", title, subtitle, SPEEDUP_CAPTION, figure))
+    return found
 
 
-def _lines(drawn: Sequence[Curve], sizes: Sequence[int]) -> Figure:
+def _times(drawn: Sequence[Curve], sizes: Sequence[int]) -> Figure:
     figure, axes = canvas(height=3.4)
-    named: set[str] = set()
     for curve in drawn:
-        here = [row.size for row in curve.rows]
-        colour, line, marker = look(curve.name)
-        axes.plot(
-            here,
-            [1e3 * row.median for row in curve.rows],
-            color=colour,
-            linestyle=line,
-            marker=marker,
-            label=curve.label,
-        )
-        if curve.name not in LIMITED:
-            continue
-        for attribute, (_, dashes) in LIMITS.items():
-            limits = [getattr(row, attribute) for row in curve.rows]
-            if None not in limits:
-                times = [1e3 * limit for limit in limits]
-                axes.plot(here, times, color=colour, linestyle=dashes, linewidth=1)
-                named.add(attribute)
-    for attribute in sorted(named, reverse=True):
-        label, dashes = LIMITS[attribute]
-        axes.plot([], [], color=INK, linestyle=dashes, linewidth=1, label=label)
+        _draw(axes, curve, [1e3 * row.median for row in curve.rows])
+    for curve in drawn:
+        if curve.name in LIMITED:
+            _limits(axes, curve)
+    medians = [1e3 * row.median for curve in drawn for row in curve.rows]
+    _log_axes(axes, sizes, medians)
+    axes.set_ylim(min(medians) / 3, 2 * max(medians))
+    axes.set_ylabel("ms")
+    legend(figure, axes)
+    return figure
+
+
+def _limits(axes: Axes, curve: Curve) -> None:
+    for attribute, (label, dashes) in LIMITS.items():
+        limits = [getattr(row, attribute) for row in curve.rows]
+        if None not in limits:
+            axes.plot(
+                [row.size for row in curve.rows],
+                [1e3 * limit for limit in limits],
+                color=look(curve.name).colour,
+                linestyle=dashes,
+                linewidth=1,
+                label=f"{label}, {curve.name}",
+            )
+
+
+def _speedups(drawn: Sequence[Curve], sizes: Sequence[int]) -> Figure:
+    figure, axes = canvas(height=3.4)
+    axes.axhline(1, color=FAINT, linewidth=0.8)
+    speedups = [[row.speedup or 1.0 for row in curve.rows] for curve in drawn]
+    for curve, values in zip(drawn, speedups, strict=True):
+        _draw(axes, curve, values)
+    _log_axes(axes, sizes, [value for values in speedups for value in values])
+    axes.set_ylabel("times as fast as Horovod fp32")
+    legend(figure, axes)
+    return figure
+
+
+def _draw(axes: Axes, curve: Curve, values: Sequence[float]) -> None:
+    colour, line, marker = look(curve.name)
+    axes.plot(
+        [row.size for row in curve.rows],
+        values,
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        label=curve.label,
+    )
+
+
+def _log_axes(axes: Axes, sizes: Sequence[int], values: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     shown = sizes[:: -(-len(sizes) // 5)]
     axes.set_xticks(shown, [tensor_text(size) for size in shown])
     axes.xaxis.set_minor_locator(NullLocator())
-    log_ticks(axes.yaxis, [row.median for curve in drawn for row in curve.rows])
+    log_ticks(axes.yaxis, values)
     axes.set_xlabel("bytes of fp32")
-    axes.set_ylabel("ms")
-    legend(figure, axes)
-    return figure
 
 
 def _bars(drawn: Sequence[Curve]) -> Figure:
