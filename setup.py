@@ -125,6 +125,8 @@ setup(
         "tensorflow": ["tensorflow==2.15.*", "horovod==0.28.1"],
         "bench": [
             "horovod==0.28.1",
+            "jinja2>=3.1",
+            "jsonschema>=4.20",
             "matplotlib>=3.7",
             "pillow>=10",
             "psutil>=5.9",

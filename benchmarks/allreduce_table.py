@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from benchmarks import memory, methods, results
-from benchmarks.words import network_text, size_text, tensor_text
+from benchmarks.words import is_ours, network_text, size_text, tensor_text
 
 COLUMNS = (
     *("size", "method", "median ms", "min", "max", "algbw", "busbw", "payload", "wire"),
@@ -63,7 +62,7 @@ def summarise(result: results.Result) -> list[Row]:
         median, size = float(np.median(raw["seconds"])), raw["size"]
         if raw["method"] == methods.BASELINE:
             bases[size] = median
-        if not _ours(raw):
+        if not is_ours(raw["method"]):
             best[size] = min(median, best.get(size, median))
     rows = []
     for raw in result["measured"]:
@@ -85,14 +84,10 @@ def summarise(result: results.Result) -> list[Row]:
                 memory_limit=memory.traffic(raw["size"], payload) / bandwidth,
                 wrong=raw["wrong"],
                 speedup=None if base is None else base / median,
-                over_best=fastest / median if _ours(raw) and fastest else None,
+                over_best=fastest / median if is_ours(raw["method"]) and fastest else None,
             )
         )
     return rows
-
-
-def _ours(raw: dict[str, Any]) -> bool:
-    return methods.METHODS[raw["method"]].group == "ours"
 
 
 def table(result: results.Result) -> Table:

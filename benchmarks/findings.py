@@ -10,6 +10,7 @@ from benchmarks.methods import BASELINE
 from benchmarks.results import Result
 from benchmarks.words import is_ours, tensor_text
 
+OF_FP32 = " of fp32"
 NOT_COMPARED = "local"  # exchanges nothing
 
 
@@ -84,7 +85,7 @@ def _entries(result: Result) -> list[tuple[str, list[Entry]]]:
     for raw, row in zip(result["measured"], allreduce_table.summarise(result), strict=True):
         entry = Entry(raw["method"], row.method, row.median, row.payload, None)
         sizes.setdefault(row.size, []).append(entry)
-    return [(f"{tensor_text(size)} of fp32", sizes[size]) for size in sorted(sizes)]
+    return [(tensor_text(size) + OF_FP32, sizes[size]) for size in sorted(sizes)]
 
 
 def losses(result: Result) -> list[Loss]:
@@ -102,9 +103,9 @@ def _slower(pairs: Sequence[tuple[Contest, Entry]]) -> list[Loss]:
     if not lost:
         return []
     worst = max(contest.ours.seconds / entry.seconds for contest, entry in lost)
-    first, last = lost[0][0].what, lost[-1][0].what
+    first, last = lost[0][0].what.removesuffix(OF_FP32), lost[-1][0].what
     if len(lost) == 1:
-        return [Loss(lost[0][1].label, f"{worst:.2f} times as fast", first)]
+        return [Loss(lost[0][1].label, f"{worst:.2f} times as fast", last)]
     where = f"{len(lost)} of {len(pairs)} sizes, {first} to {last}"
     return [Loss(lost[0][1].label, f"up to {worst:.2f} times as fast", where)]
 

@@ -45,7 +45,7 @@ def table(result: results.Result) -> Table:
             1e3 * float(np.median(raw[key])) for key in ("alone", "backward", "exposed")
         )
         shown.add_row(
-            methods.METHODS[raw["method"]].label,
+            raw["label"],
             f"{alone:.4g}",
             f"{backward:.4g}",
             f"{exposed:.4g}",
@@ -104,7 +104,8 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         with launch.measure(network, "benchmarks.overlap_torch", config, folder) as told:
             for event in told:
                 if event.pop("event") == "measured":
-                    console.print(f"{methods.METHODS[event['method']].label}: measured")
+                    event["label"] = methods.METHODS[event["method"]].label
+                    console.print(f"{event['label']}: measured")
                     result["measured"].append(event)
     results.save(folder, result)
     show_table(table(result), folder, console)

@@ -10,10 +10,13 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 
 from benchmarks.errors import BenchError
@@ -21,6 +24,8 @@ from benchmarks.launch import mpi_version
 
 SCHEMA_VERSION = 2
 FILE = "result.json"
+SCHEMA = Path(__file__).with_name("result.schema.json")  # what tables, plots and pages rely on
+MESSAGE_WIDTH = 200
 PACKAGES = ("hvd_sign", "torch", "horovod", "mpi4py", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]
@@ -102,7 +107,16 @@ def load(path: Path) -> Result:
     version = result.get("schema_version") if isinstance(result, dict) else None
     if version != SCHEMA_VERSION:
         raise ResultError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {version!r}")
+    wrong = jsonschema.exceptions.best_match(_validator().iter_errors(result))
+    if wrong:
+        message = textwrap.shorten(wrong.message, MESSAGE_WIDTH)
+        raise ResultError(f"{path}: not the form of a result: {wrong.json_path}: {message}")
     return result
+
+
+@lru_cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 
 
 def _cpu_name() -> str:
