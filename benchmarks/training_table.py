@@ -29,7 +29,8 @@ class Summary:
         label: the method.
         seconds: mean time per epoch.
         samples_per_second: of all workers together.
-        spread: 1.96 standard deviations of the throughputs of the groups of steps.
+        spread: 1.96 standard deviations of the throughputs of the groups of steps; None where there
+            is one group only.
         exposed: seconds of an epoch beyond those of a training without exchange; None where that
             was not measured.
         wait_share: part of the time of an epoch spent waiting for communication, 0 to 1; None where
@@ -47,7 +48,7 @@ class Summary:
     label: str
     seconds: float
     samples_per_second: float
-    spread: float
+    spread: float | None
     exposed: float | None
     wait_share: float | None
     payload: float
@@ -106,7 +107,7 @@ def _means(method: dict[str, Any], samples_per_step: int) -> dict[str, Any]:
     return {
         "seconds": totals["seconds"] / len(epochs),
         "samples_per_second": totals["steps"] * samples_per_step / totals["seconds"],
-        "spread": SIGMAS * statistics.pstdev(throughputs),
+        "spread": SIGMAS * statistics.pstdev(throughputs) if throughputs[1:] else None,
         "wait_share": None if None in told else sum(told) / totals["seconds"],
         "payload": totals["payload_bytes"] / totals["steps"],
         "wire": totals["wire_bytes"] / totals["steps"],
@@ -147,7 +148,8 @@ def _cells(row: Summary) -> dict[str, str]:
     return {
         "method": row.label,
         "s/epoch": f"{row.seconds:.2f}",
-        "samples/s": f"{_number(row.samples_per_second)} ± {_number(row.spread)}",
+        "samples/s": _number(row.samples_per_second)
+        + ("" if row.spread is None else f" ± {_number(row.spread)}"),
         "exposed": _or_nothing(row.exposed, "{:.2f} s"),
         "waiting": _or_nothing(row.wait_share, "{:.0%}"),
         "payload": size_text(row.payload),
@@ -165,7 +167,7 @@ def _or_nothing(figure: float | None, form: str) -> str:
 
 
 def _number(figure: float) -> str:
-    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+    return f"{figure:,.0f}" if figure >= 99.5 else f"{figure:.3g}"
 
 
 def notes(result: Result) -> list[str]:
@@ -180,10 +182,10 @@ def _what_was_done(result: Result) -> list[str]:
         "training": "trained one after the other, because the model is large or it was asked for",
     }
     return [
-        f"Epochs of {setup['steps']} steps, {setup['epochs']} in all, batches of {setup['batch']} a "
-        f"worker, after {setup['warmup']} steps that were not measured; {setup['train_samples']:,} training and "
-        f"{setup['test_samples']:,} test samples; the same seed, weights and batches for all "
-        f"methods, {turns[setup['turns']]}.",
+        f"{setup['steps']} steps an epoch, {setup['epochs']} in all, after {setup['warmup']} steps "
+        f"that were not measured; batches of {setup['batch']} a worker, "
+        f"{setup['train_samples']:,} training and {setup['test_samples']:,} test samples; the same "
+        f"seed, weights and batches for all methods, {turns[setup['turns']]}.",
         f"Data: {setup['data_text']} ({setup['data_origin']}).",
         *(f"{method['label']}: {method['optimizer']}." for method in result["methods"]),
         "Learning rates fall linearly to zero over the training.",
@@ -206,7 +208,7 @@ def _columns(result: Result) -> list[str]:
             "Exposed: the time of an epoch beyond that of no exchange, which computes the same in "
             "this run; its workers' weights drift apart, so it has no accuracy."
         )
-    if setup["kind"] == TOKENS:
+    if setup["kind"] == TOKENS and setup["test_samples"]:
         lines.append(f"Accuracy: the share of {asked} by the likeliest answer.")
     if setup["target_accuracy"] is not None:
         lines.append(

@@ -63,6 +63,4 @@ def load(
 
 def _require(shape: Shape, kind: str, what: str) -> None:
     if shape.kind != kind:
-        raise DataError(
-            f"the model takes {shape.kind}: expected --data of {shape.kind}, got {what}"
-        )
+        raise DataError(f"the model takes {shape.kind}, and --data {what}")
