@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -183,8 +184,7 @@ class Report:
 
 def report(results: Sequence[Result]) -> Report:
     """Tables and plots of the results, those of equal measurements together."""
-    order = list(TITLES)
-    groups = sorted(grouped(results), key=lambda group: order.index(group[0]["kind"]))
+    groups = sorted(grouped(results), key=_order)
     sections: list[Section] = []
     for group in groups:
         sections.append(_section(group, {section.id for section in sections}))
@@ -232,6 +232,13 @@ def cards(shown: Report) -> list[Card]:
     return found
 
 
+def _order(group: list[Result]) -> tuple[int, bool, float, int]:
+    """By kind, then from the slowest network to loopback, then by workers."""
+    kind, network = group[0]["kind"], group[0]["network"]
+    rate = network["bits_per_second"] or math.inf
+    return list(TITLES).index(kind), network["mode"] == "loopback", rate, network["workers"]
+
+
 def _section(group: list[Result], taken: set[str]) -> Section:
     first = group[0]
     kind, network = first["kind"], first["network"]
@@ -264,7 +271,7 @@ def _grid(result: Result) -> Grid:
     raw = result["methods" if result["kind"] == "training" else "measured"]
     return Grid(
         framework=framework_text(result),
-        columns=[_plain(column.header).replace("\n", " ") for column in table.columns],
+        columns=[_plain(column.header) for column in table.columns],
         left=[column.justify == "left" for column in table.columns],
         rows=[list(row) for row in zip(*cells, strict=True)],
         ours=[is_ours(row.get("name", row.get("method"))) for row in raw],

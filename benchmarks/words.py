@@ -50,7 +50,7 @@ def size_text(size: float) -> str:
 def tensor_text(size: int) -> str:
     """Bytes of a tensor; whole KiB and MiB so, as they were asked for: 1024 -> '1 KiB'."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size % scale == 0:
+        if size % scale == 0 and size < 1024 * scale:
             return f"{size // scale} {unit}"
     return size_text(size)
 

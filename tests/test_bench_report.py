@@ -183,6 +183,14 @@ def test_sizes_are_decimal(size: float, text: str) -> None:
     assert words.size_text(size) == text
 
 
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(1024, "1 KiB"), (3 << 20, "3 MiB"), (1 << 30, "1 GiB"), (102400000, "102 MB"), (4, "4 B")],
+)
+def test_tensors_are_as_large_as_was_asked_for(size: int, text: str) -> None:
+    assert words.tensor_text(size) == text
+
+
 def test_a_result_comes_back_from_its_directory(tmp_path: Path) -> None:
     folder = results.create_directory(tmp_path, "train x/1gbit")
     assert folder.name.endswith("-train-x-1gbit")

@@ -140,7 +140,7 @@ def styled() -> Any:
 def log_ticks(axis: Axis, values: Iterable[float]) -> None:
     """Labels a logarithmic axis with plain numbers, more of them where it spans little."""
     span = max(values) / min(values)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 100 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -33,7 +33,7 @@ TIME_CAPTION = (
 PHASES_CAPTION = (
     " Narrow bars: what the threads of a vote's engine did in that time, beside backward: pack, "
     "exchange, tally, apply. They are sums over all buckets, and buckets that travel at the same "
-    "time count each. What a narrow bar is longer than the wait above it was hidden."
+    "time count each. What is longer than the wait above it was hidden."
 )
 
 
