@@ -10,10 +10,12 @@ from pathlib import Path
 from unittest import mock
 
 import launch as test_launch
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
-from benchmarks import allreduce, bench, methods, results
+from benchmarks import allreduce, methods, results, train
 from benchmarks import launch as bench_launch
 from benchmarks.launch import LaunchError
 
@@ -39,25 +41,49 @@ def own_environment():
             ("--limit", "100", "--batch", "64", "--data", "digits"),
             "too few samples: 4 workers with batches of 64 need 256 for one step, there are 100",
         ),
+        (
+            ("--model", "vgg"),
+            "--model: expected one of cnn, resnet18, resnet50, bert-base, gpt2, l",
+        ),
+        (("--model-option", "width"), "--model-option: expected NAME=VALUE, got 'width'"),
+        (
+            ("--data", "nowhere"),
+            "--data: expected auto, fashion-mnist, digits, synthetic, a folder",
+        ),
+        (("--data", str(REPO)), f"{REPO}: expected train/<class>/<image> in it, got"),
+        (
+            ("--model", "gpt2", "--data", "digits"),
+            "the model takes tokens, and --data names images",
+        ),
+        (("--num-warmup-batches", "-1"), "--num-warmup-batches: expected 0 or more, got -1"),
+        (
+            ("--target-accuracy", "91"),
+            "--target-accuracy: expected a share between 0 and 1, got 91",
+        ),
+        (
+            ("--learning-rate", "adasum=0.1"),
+            "--learning-rate: expected METHOD=VALUE, a method of this run and a number above 0",
+        ),
+        (("--amp", "fp16", "--methods", "adasum"), "--amp fp16: adasum exchanges weights' changes"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_rank_starts(tmp_path, capsys, arguments, sentence):
-    status = bench.main(["--network", "loopback", "--out", str(tmp_path), *arguments])
+    status = train.main(["--network", "loopback", "--out", str(tmp_path), *arguments])
     assert status == 2
-    assert f"bench: {sentence}" in capsys.readouterr().err
+    assert f"train: {sentence}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_no_rights_for_the_cluster(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(bench_launch.netns, "why_unavailable", lambda: "it needs root")
-    assert bench.main(["--network", "cluster", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "bench: it needs root\n"
+    assert train.main(["--network", "cluster", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "train: it needs root\n"
 
 
 def test_no_launcher(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(bench_launch.shutil, "which", lambda program: None)
-    assert bench.main(["--network", "loopback", "--out", str(tmp_path)]) == 2
-    assert "bench: horovodrun is not on PATH: install horovod" in capsys.readouterr().err
+    assert train.main(["--network", "loopback", "--out", str(tmp_path)]) == 2
+    assert "train: horovodrun is not on PATH: install horovod" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -150,11 +176,12 @@ def command(module: str, folder: Path, *arguments: str) -> Path:
 
 @pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
 @pytest.mark.skipif(not test_launch.has("sklearn"), reason="needs scikit-learn's digits")
-def test_a_tiny_training_by_all_methods(tmp_path: Path) -> None:
+def test_a_tiny_training(tmp_path: Path) -> None:
     folder = command(
-        "benchmarks.bench",
+        "benchmarks.train",
         tmp_path,
         *("--data", "digits", "--limit", "192", "--batch", "16", "--epochs", "2"),
+        *("--num-batches-per-iter", "3"),
     )
     names = {path.name for path in folder.iterdir()}
     assert {"result.json", "report.txt", "accuracy.png", "epoch-time.png", "ranks.log"} <= names
@@ -166,10 +193,71 @@ def test_a_tiny_training_by_all_methods(tmp_path: Path) -> None:
         assert [e["steps"] for e in method["epochs"]] == [6, 6]
         assert all(0 < e["wait_seconds"] < e["seconds"] for e in method["epochs"])
         assert all(0 <= e["accuracy"] <= 1 and e["loss"] > 0 for e in method["epochs"])
+        assert all(len(e["iterations"]) == 2 and min(e["iterations"]) > 0 for e in method["epochs"])
+        assert all(0 < e["harness_seconds"] < e["seconds"] for e in method["epochs"])
+        assert all((e["stats"] is not None) == method["votes"] for e in method["epochs"])
+    assert not list(folder.glob("data-*"))
     # Two workers: an allreduce of fp32 sends 4 bytes a coordinate each, a vote little over 1 bit.
     fp32, fp16, voted = (row["payload"] for row in result["summary"])
     assert (fp32, fp16) == (4 * coordinates, 2 * coordinates)
     assert coordinates / 8 < voted < 1.03 * coordinates / 8
+
+
+@pytest.mark.skipif(not test_launch.has("transformers"), reason="needs transformers")
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(b"the same words again and again; " * 200)
+    names = ["adasum", "vote-zero", "vote-horovod", "ddp-bf16", "powersgd-2", "topk", "local"]
+    folder = command(
+        "benchmarks.train",
+        tmp_path,
+        *("--model", "gpt2", "--model-option", "n_embd=32", "--model-option", "n_layer=1"),
+        *("--model-option", "n_head=2", "--methods", ",".join(names), "--data", str(text)),
+        *("--sequence", "16", "--num-iters", "2", "--num-batches-per-iter", "4", "--epochs", "2"),
+        *("--num-warmup-batches", "3", "--turns", "training", "--target-accuracy", "0.01"),
+        *("--learning-rate", "vote-zero=0.003"),
+    )
+    result = results.load(folder)
+    assert [method["name"] for method in result["methods"]] == names
+    assert result["methods"][1]["optimizer"].startswith("SGD on the verdict, learning rate 0.003,")
+    for method in result["methods"]:
+        first, last = method["epochs"]
+        assert (first["steps"], len(first["iterations"])) == (8, 2)
+        assert last["loss"] < first["loss"] < 6  # of 256 bytes at random: 5.5
+        alone = method["name"] == "local"
+        assert method["replicas_equal"] is (None if alone else True)
+        assert (last["accuracy"] is None) is alone
+        told = method["name"] in ("vote-zero", "vote-horovod", "local")
+        assert (last["wait_seconds"] is not None) is told
+    assert (folder / "ranks-2.log").exists()  # vote-horovod has ranks of its own
+    assert all(row["exposed"] is not None for row in result["summary"])
+
+
+@pytest.mark.skipif(not test_launch.has("transformers"), reason="needs transformers")
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_a_tiny_resnet_in_mixed_precision_on_a_folder(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in range(2):
+            for image in range(32):
+                path = tmp_path / "images" / split / str(label) / f"{image}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = rng.integers(0, 128, (32, 32, 3), np.uint8) + np.uint8(127 * label)
+                Image.fromarray(pixels).save(path)
+    folder = command(
+        "benchmarks.train",
+        tmp_path,
+        *("--model", "resnet18", "--model-option", "embedding_size=8"),
+        *("--model-option", "hidden_sizes=[8, 8, 16, 16]", "--data", str(tmp_path / "images")),
+        *("--batch", "4", "--epochs", "5", "--amp", "fp16", "--methods", "fp32,vote,ddp"),
+        *("--learning-rate", "vote=0.002"),
+    )
+    for method in results.load(folder)["methods"]:
+        assert method["replicas_equal"]
+        assert [e["steps"] for e in method["epochs"]] == [8] * 5
+        # Dark and bright images: judged by the workers' mean statistics of batch norm.
+        assert method["epochs"][-1]["accuracy"] > 0.9, method["name"]
 
 
 @pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")

@@ -129,7 +129,7 @@ def test_pytest_starts_in_both_ways(program):
     assert "test_pytest_starts_in_both_ways" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["benchmarks.bench", "benchmarks.cluster", "benchmarks.kernels"])
+@pytest.mark.parametrize("module", ["benchmarks.train", "benchmarks.cluster", "benchmarks.kernels"])
 def test_benchmarks_start_as_modules(module):
     done = run_here(sys.executable, "-m", module, "--help")
     assert done.returncode == 0, done.stderr
