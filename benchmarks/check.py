@@ -67,8 +67,11 @@ def call_ratios(result: results.Result) -> dict[str, float]:
         for name in ("fp32", "fp16"):
             label = f"{by_method[name].method} / vote, {tensor_text(size)}, {where}"
             found[label] = by_method[name].median / vote.median
+    largest = max(rows)
+    vote = rows[largest]["vote"]
     if vote.wire_limit is not None:
-        found[f"wire limit / vote, {tensor_text(size)}, {where}"] = vote.wire_limit / vote.median
+        label = f"wire limit / vote, {tensor_text(largest)}, {where}"
+        found[label] = vote.wire_limit / vote.median
     return found
 
 

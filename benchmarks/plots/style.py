@@ -58,14 +58,14 @@ VOTES = (
 WIDTH = 4.4  # inches: as wide as a phone shows them, at 72 units to the inch
 RESOLUTION = 270
 SUBTITLE_WIDTH = 72  # characters
-TWO_COLUMNS = 27  # characters of a label of which two fit beside each other
+TWO_COLUMNS = 25  # characters of a label of which two fit beside each other
 ROOM = 1.28  # of a bar, for the figure behind it
 INK, FAINT, GRID, EDGE = (PALETTE[name][0] for name in ("ink", "faint", "grid", "edge"))
 STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 9.4,
     "axes.edgecolor": EDGE,
     "axes.labelcolor": FAINT,
     "axes.spines.top": False,
@@ -77,7 +77,7 @@ STYLE: dict[str, Any] = {
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 8.6,
     "legend.handlelength": 2.6,
     "legend.columnspacing": 1.2,
     "lines.linewidth": 1.8,
@@ -150,7 +150,7 @@ def legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     columns = 2 if max(map(len, labels)) <= TWO_COLUMNS else 1
     rows = -(-len(labels) // columns)
-    figure.set_figheight(figure.get_figheight() + 0.18 * rows)
+    figure.set_figheight(figure.get_figheight() + 0.19 * rows)
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
