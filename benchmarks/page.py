@@ -139,6 +139,17 @@ class Report:
         return [result for section in self.sections for result in section.results]
 
     @property
+    def origin(self) -> str:
+        """How many results, of when, from which machines."""
+        days = sorted({result["started"][:10] for result in self.results})
+        machines = dict.fromkeys(
+            f"{machine['cpu']} ({machine['cores']} cores)"
+            for machine in (result["machine"] for result in self.results)
+        )
+        count = f"{len(self.results)} results" if len(self.results) > 1 else "One result"
+        return f"{count}, {' to '.join(dict.fromkeys((days[0], days[-1])))}: {', '.join(machines)}."
+
+    @property
     def plots(self) -> list[tuple[str, Plot]]:
         """Every plot, with a name that is its own."""
         own = [(f"{s.id}-{plot.name}", plot) for s in self.sections for plot in s.plots]

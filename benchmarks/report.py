@@ -38,7 +38,8 @@ def run(given: argparse.Namespace, console: Console) -> None:
     Raises ResultError for a file that is no result of this version, BenchError where it cannot
     write.
     """
-    loaded = [_load(path) for path in dict.fromkeys(path.resolve() for path in given.results)]
+    files = (path / results.FILE if path.is_dir() else path for path in given.results)
+    loaded = [_load(path) for path in dict.fromkeys(path.resolve() for path in files)]
     shown = page.report(loaded)
     for section in shown.sections:
         for result in section.results:

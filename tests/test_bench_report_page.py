@@ -82,6 +82,7 @@ def test_the_page_holds_the_figures() -> None:
     # fp32: 640 samples in 10 s; 320 / 6 and 320 / 4 a second are 13.33 from their mean, x 1.96.
     for figure in ("5.00", "2.50 x", "75.00%", "62.50%", "8 ms", "2 KiB", "8.00 x", "64 ± 26.1"):
         assert figure in texts, figure
+    assert "2 results, 2024-02-29: A CPU (2 cores)." in texts
     assert "python -m benchmarks.training --rate 1000000000.0" in texts
     assert {"A CPU", "0123abc", "3.11.7"} <= set(texts)
     assert "the optimizer of vote" in " ".join(texts)
@@ -178,7 +179,8 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     results.save(folder, TRAINING)
     calls = write(tmp_path, "calls.json", CALLS)
     out = tmp_path / "deep" / "out"
-    assert report.main([str(folder), str(calls), str(calls), "--out", str(out)]) == 0
+    twice = [str(folder), str(folder / "result.json"), str(calls), str(calls)]
+    assert report.main([*twice, "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "allreduce-1e+09-4-allreduce-speedup.png",
         "allreduce-1e+09-4-allreduce.png",
