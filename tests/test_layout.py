@@ -129,9 +129,9 @@ def test_pytest_starts_in_both_ways(program):
     assert "test_pytest_starts_in_both_ways" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["benchmarks.train", "benchmarks.cluster", "benchmarks.kernels"])
+@pytest.mark.parametrize("module", ["check", "cluster", "kernels", "report", "train"])
 def test_benchmarks_start_as_modules(module):
-    done = run_here(sys.executable, "-m", module, "--help")
+    done = run_here(sys.executable, "-m", f"benchmarks.{module}", "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
 
