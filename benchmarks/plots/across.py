@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from benchmarks import allreduce_table, training_table
-from benchmarks.experiments import by_age, place, task
+from benchmarks.experiments import by_age, place
 from benchmarks.plots.style import FAINT, Plot, canvas, legend, log_ticks, look
 from benchmarks.results import Result
 from benchmarks.words import framework_text, network_text, rate_text, tensor_text
@@ -144,8 +144,10 @@ def _training(results: Sequence[Result]) -> Iterator[Plot]:
     records, words = [], {}
     for result in by_age(_of(results, "training")):
         workers = result["network"]["workers"]
-        line = framework_text(result), *place(result), *task(result)
-        words[line] = f"{result['setup']['model_text']}, {network_text(result)}"
+        setup = result["setup"]
+        alike = setup["model_text"], setup["data_text"], setup["batch"]
+        line = framework_text(result), *place(result), *alike
+        words[line] = f"{setup['model_text']}, {network_text(result)}"
         for raw, row in zip(result["methods"], training_table.summarise(result), strict=True):
             names = raw["name"], row.label
             records.append(Record(line, 0, workers, workers, row.samples_per_second, *names))
