@@ -11,8 +11,8 @@ to --max-bytes; K, M and G are powers of 1024, as in nccl-tests. The columns:
 - time: of the slowest rank; algbw = size / time; busbw = algbw x 2 (M-1)/M, as nccl-tests has it
   for an allreduce;
 - payload: bytes that a rank sends, counted or by formula; wire: what left its interface;
-- wire limit = payload / rate; memory limit = 2 (size + payload) / what a rank can copy while all
-  do, which holds for sizes that caches do not (benchmarks/memory.py);
+- wire limit = payload / rate; memory limit = 2 (size + payload) / the most that a rank copied while
+  all did, measured before each size; it holds for sizes that caches do not (benchmarks/memory.py);
 - wrong: how many coordinates of a sample are not what the method promises (--check 1); `-` for
   methods that lose by design;
 - speed-up over Horovod's fp32; over best: of our votes, over the fastest of all others.
@@ -37,7 +37,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import launch, methods, results
+from benchmarks import launch, methods, plots, results
 from benchmarks.allreduce_table import summarise, table
 from benchmarks.errors import BenchError
 from benchmarks.netns import rate_or_none
@@ -139,11 +139,11 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             Progress(console=console, refresh_per_second=4) as progress,
             launch.measure(network, "benchmarks.allreduce_torch", config, folder) as told,
         ):
-            bar, before = progress.add_task("calls", total=calls), 0
+            bar, before, bandwidth = progress.add_task("calls", total=calls), 0, 0.0
             for event in told:
                 kind = event.pop("event")
                 if kind == "memory":
-                    config.setdefault("memory_bytes_per_second", event["bytes_per_second"])
+                    bandwidth = max(bandwidth, event["bytes_per_second"])
                 elif kind == "progress":
                     progress.update(bar, completed=before + event["done"])
                 elif kind == "measured":
@@ -153,12 +153,14 @@ def run(given: argparse.Namespace, console: Console) -> Path:
                 elif kind == "done":
                     before += event["calls"]
                     progress.update(bar, completed=before)
+    config["memory_bytes_per_second"] = bandwidth
     order = [method.name for method in chosen]
     result["measured"].sort(key=lambda raw: (raw["size"], order.index(raw["method"])))
     result["summary"] = [asdict(row) for row in summarise(result)]
     path = results.save(folder, result)
     if given.json:
         given.json.write_text(path.read_text())
+    plots.save(result, folder)
     show_table(table(result), folder, console)
     return folder
 

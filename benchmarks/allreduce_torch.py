@@ -1,8 +1,8 @@
 """What each rank of the allreduce benchmark runs, for PyTorch.
 
 `benchmarks.allreduce` starts it as `python -m benchmarks.allreduce_torch CONFIG EVENTS`. Rank 0
-appends one JSON object a line to EVENTS: `memory` (bytes a second that one rank can copy while all
-do), `progress`, `measured` (raw times of one method and size), `done`.
+appends one JSON object a line to EVENTS: `memory` (bytes a second that one rank copies while all
+do, before each size), `progress`, `measured` (raw times of one method and size), `done`.
 
 The methods take turns, call by call, each round beginning with another one, so that a machine that
 becomes busier or quieter is the same for all. Hooks of DistributedDataParallel keep buffers as
@@ -32,9 +32,8 @@ HELD = 256 << 20  # bytes of DDP's buffers in a rank
 COPY_ROUNDS, COPY_SECONDS = 5, 0.1
 
 
-def memory_bandwidth() -> float:
-    """Bytes read and written per second by each rank while all copy; the best of five rounds."""
-    copier = Copier()
+def memory_bandwidth(copier: Copier) -> float:
+    """Bytes read and written per second by each rank while all copy; the best of a few rounds."""
     rounds = []
     for number in range(COPY_ROUNDS):
         hvd.barrier()
@@ -95,7 +94,7 @@ def measure_group(
 def measure(config: Config, events: Events) -> None:
     """Measures every method at every size."""
     methods = chosen(config["methods"])
-    events.emit("memory", bytes_per_second=memory_bandwidth())
+    copier = Copier()
     distributed = any(method.group in ("distributed", "ddp", "baselines") for method in methods)
     if distributed:
         distributed_torch.start(config["interface"])
@@ -107,6 +106,7 @@ def measure(config: Config, events: Events) -> None:
         events.progress("calls", done)
 
     for size in config["sizes"]:
+        events.emit("memory", bytes_per_second=memory_bandwidth(copier))
         rng = np.random.default_rng((config["seed"], hvd.rank(), size))
         signal = torch.from_numpy(rng.standard_normal(size // 4, dtype=np.float32))
         tensor = torch.empty_like(signal)

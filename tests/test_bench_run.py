@@ -270,6 +270,7 @@ def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
     )
     result = results.load(folder)
     assert json.loads(kept.read_text()) == result
+    assert {"allreduce.png", "report.txt"} <= {path.name for path in folder.iterdir()}
     found = [(row["method"], row["size"], row["wrong"]) for row in result["measured"]]
     names = ["fp32", "fp16", "vote"]
     assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in names]
