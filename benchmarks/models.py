@@ -155,8 +155,8 @@ def _config(kind: Any, options: Options) -> Any:
 def _torchvision(name: str) -> Callable[..., nn.Module]:
     try:
         from torchvision.models import get_model, list_models
-    except ImportError as error:
-        raise ModelError(f"--model {TORCHVISION}{name}: torchvision is not installed") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another PyTorch
+        raise ModelError(f"--model {TORCHVISION}{name}: torchvision: {error}") from error
     if name not in list_models():
         raise ModelError(f"--model {TORCHVISION}{name}: torchvision has no model {name!r}")
     return lambda shape, classes, **options: get_model(

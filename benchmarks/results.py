@@ -26,7 +26,7 @@ SCHEMA_VERSION = 2
 FILE = "result.json"
 SCHEMA = Path(__file__).with_name("result.schema.json")  # what tables, plots and pages rely on
 MESSAGE_WIDTH = 200
-PACKAGES = ("hvd_sign", "torch", "horovod", "mpi4py", "numpy")
+PACKAGES = ("hvd_sign", "torch", "transformers", "horovod", "mpi4py", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]
 
