@@ -108,7 +108,7 @@ class Trial:
             epoch=epoch,
             steps=len(order),
             **told,
-            iterations=[samples / seconds for seconds in groups.values()],
+            iterations=[samples / group for group in groups.values()],
             stats=self._means(stats, "stats") if self.method.group == "ours" else None,
             accuracy=self.accuracy(),
         )
