@@ -207,6 +207,7 @@ def _columns(result: Result) -> list[str]:
         lines.append(
             "Exposed: the time of an epoch beyond that of no exchange, which computes the same in "
             "this run; its workers' weights drift apart, so it has no accuracy."
+            + _other_optimizers(result)
         )
     if setup["kind"] == TOKENS and setup["test_samples"]:
         lines.append(f"Accuracy: the share of {asked} by the likeliest answer.")
@@ -216,6 +217,17 @@ def _columns(result: Result) -> list[str]:
             f"{setup['target_accuracy']:.1%}, evaluation not counted; - where it was not reached."
         )
     return lines
+
+
+def _other_optimizers(result: Result) -> str:
+    kinds = {method["name"]: method["optimizer"].split()[0] for method in result["methods"]}
+    other = [name for name, kind in kinds.items() if kind != kinds[ALONE]]
+    if not other:
+        return ""
+    return (
+        f" It steps by {kinds[ALONE]}: with {', '.join(other)}, which do not, what their "
+        "optimizer saves or costs is in it."
+    )
 
 
 def _where(result: Result) -> list[str]:

@@ -123,7 +123,12 @@ def test_what_does_not_exchange_shows_what_is_exposed() -> None:
     plain, voted, lone = training_table.summarise(result)
     assert (plain.exposed, voted.exposed, lone.exposed) == (3.5, 0.5, 0.0)
     assert (lone.wait_share, lone.accuracy, lone.saving) == (None, None, None)
-    assert "Exposed: the time of an epoch beyond" in shown(result)
+    text = " ".join(shown(result).split())
+    assert "Exposed: the time of an epoch beyond" in text
+    assert "It steps by" not in text
+    alone["optimizer"] = "Adam on the mean gradient"
+    text = " ".join(shown(result).split())
+    assert "It steps by Adam: with fp32, vote, which do not, what their optimizer" in text
 
 
 def test_the_table_shows_them_with_units() -> None:
