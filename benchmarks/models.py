@@ -205,12 +205,14 @@ def check(name: str, shape: Input, classes: int, options: Options) -> int:
         model = build(name, shape, classes, options).eval()
         if len(shape) == 3:
             try:
-                model(torch.empty(1, *shape))
+                answers = model(torch.empty(1, *shape)).shape[-1]
             except (RuntimeError, ValueError) as error:
                 size = " x ".join(map(str, shape))
                 raise ModelError(
                     f"--model {name} does not take images of {size}: {error}"
                 ) from error
+            if answers < classes:
+                raise ModelError(f"--model {name}: {answers} answers for {classes} classes")
     return parameter_count(model)
 
 

@@ -21,6 +21,7 @@ TURNS = ("epoch", "training")
 # momentum about 1 GiB. Beyond that one method is trained after the other.
 TURNS_COORDINATES = 1 << 26
 SYNTHETIC_ITERS = 10  # as many as Horovod's synthetic benchmark takes
+VOCABULARY = 256  # bytes
 POSITIVE = (
     *("epochs", "batch", "limit", "test_limit", "image_size", "sequence"),
     *("num_batches_per_iter", "num_iters"),
@@ -125,16 +126,20 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _load(given: argparse.Namespace, task: Task, options: Mapping[str, Any]) -> Dataset:
+    vocabulary = options.get("vocab_size", VOCABULARY)
+    if not isinstance(vocabulary, int) or vocabulary < VOCABULARY:
+        raise BenchError(
+            f"--model-option vocab_size: expected {VOCABULARY} or more, as bytes need, got "
+            f"{vocabulary!r}"
+        )
     shape = Shape(
         kind=task.kind,
         side=given.image_size,
         sequence=given.sequence or task.sequence,
-        vocabulary=options.get("vocab_size", 256),
+        vocabulary=vocabulary,
         seed=given.seed,
     )
-    if given.test_limit is None:
-        return data.load(given.data, shape, given.limit, task.test_limit)
-    return data.load(given.data, shape, given.limit, given.test_limit)
+    return data.load(given.data, shape, given.limit, given.test_limit or task.test_limit)
 
 
 def _check_model(given: argparse.Namespace, dataset: Dataset, options: Mapping[str, Any]) -> int:

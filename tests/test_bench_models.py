@@ -99,6 +99,7 @@ def test_full_size_models_have_the_weights_that_they_should(
         ("gpt2", (64,), {"n_head": 5}, "gpt2 cannot be built so"),
         ("gpt2", (1025,), {}, "--sequence 1025: expected 1024 tokens at most"),
         ("resnet18", (3, 32, 32), {"layer_type": "odd"}, "layer_type=odd"),
+        ("resnet18", (3, 32, 32), {"num_labels": 3}, "resnet18: 3 answers for 10 classes"),
         ("cnn", (1, 28, 28), {"depth": 3}, "cnn cannot be built so"),
         ("cnn", (1, 3, 3), {}, "--model cnn does not take images of 1 x 3 x 3"),
         (
