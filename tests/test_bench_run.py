@@ -50,6 +50,10 @@ def own_environment():
             ("--data", "nowhere"),
             "--data: expected auto, fashion-mnist, digits, synthetic, a folder",
         ),
+        (
+            ("--model", "lstm", "--model-option", "vocab_size=100"),
+            "--model-option vocab_size: expected 256 or more, as bytes need, got 100",
+        ),
         (("--data", str(REPO)), f"{REPO}: expected train/<class>/<image> in it, got"),
         (
             ("--model", "gpt2", "--data", "digits"),
