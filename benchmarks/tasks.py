@@ -93,7 +93,7 @@ CNN_RATES = {"": Rates(0.05, 1e-4), "fashion-mnist": Rates(0.1, 1e-4), "digits":
 # 0.02 32.5, 0.05 32.0, 0.1 19.0. Vote: 1e-4 37.8, 3e-4 41.0, 1e-3 34.5.
 RESNET_RATES = {"": Rates(0.01, 3e-4)}
 # LSTM, 150 steps of 4 x 8 sequences of 32 bytes of English plays, momentum 0.9. SGD: 0.3 27.0 %,
-# 1 35.3, 2 38.1 (taken is 1: at 2 the first steps diverge, and PowerSGD stays so), 4 17.3;
+# 1 35.3, 2 38.1 (1 is taken: at 2 the loss of the first twenty steps grows), 4 17.3;
 # Adam: 1e-3 26.6, 2e-3 32.0, 3e-3 34.6, 5e-3 26.8. Vote: 3e-4 36.8, 1e-3 42.5, 3e-3 43.0 with a
 # higher loss.
 LSTM_RATES = {"": Rates(1, 1e-3)}
