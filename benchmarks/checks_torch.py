@@ -45,12 +45,16 @@ def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor)
 def right_votes(method: Method, got: torch.Tensor, every: torch.Tensor) -> torch.Tensor:
     """Which of the verdicts, float64[n], are the majority of the rows of float64[M, n]: bool[n].
 
-    A tie may go either way under `coin`, and must be 0 or +1 under `zero` or `positive`.
+    Under `coin` a rank's zero is cast either way, and so is a tie; under `positive` both are +1;
+    under `zero` both are 0.
     """
-    margin = every.sign().sum(0)
+    margin, zeros = every.sign().sum(0), (every == 0).sum(0)
     ties = method.options.get("ties", "coin")
-    tied = {"coin": got.abs() == 1, "zero": got == 0, "positive": got == 1}[ties]
-    return torch.where(margin == 0, tied, got == margin.sign())
+    if ties == "coin":
+        return torch.where(margin.abs() <= zeros, got.abs() == 1, got == margin.sign())
+    if ties == "positive":
+        return got == torch.where(margin + zeros >= 0, 1.0, -1.0)
+    return got == margin.sign()
 
 
 def inner_products(name: str, signal: torch.Tensor) -> torch.Tensor:

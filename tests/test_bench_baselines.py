@@ -127,6 +127,22 @@ def test_which_verdicts_are_right(name: str, right: list[bool]) -> None:
     assert right_votes(METHODS[name], got, every).tolist() == right
 
 
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("vote", [True, True, True, False]),
+        ("vote-positive", [True, True, False, False]),
+        ("vote-zero", [False, True, False, False]),
+    ],
+)
+def test_zeros_are_cast_as_the_policy_says(name: str, right: list[bool]) -> None:
+    """Three ranks, one of which holds a zero; the others disagree or are both negative."""
+    every = torch.tensor([[0.0, 0, 0, 0], [1, -1, 1, -1], [-1, -1, -1, -1]], dtype=torch.float64)
+    got = torch.tensor([1.0, -1, -1, 0], dtype=torch.float64)
+    every[2, 3] = -2
+    assert right_votes(METHODS[name], got, every).tolist() == right
+
+
 def test_what_adasum_makes_of_vectors() -> None:
     def weights(*vectors: tuple[float, ...]) -> list[float]:
         rows = torch.tensor(vectors, dtype=torch.float64)
