@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.results import Result
 
-WIDTH = 118
+WIDTH = 150
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
 
 
