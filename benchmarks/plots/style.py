@@ -57,7 +57,7 @@ VOTES = (
     *("vote-horovod", "vote-mpi4py"),
 )
 WIDTH = 4.4  # inches: as wide as a phone shows them, at 72 units to the inch
-RESOLUTION = 180
+RESOLUTION = 240
 COLOURS = 64
 SUBTITLE_WIDTH = 72  # characters
 TWO_COLUMNS = 25  # characters of a label of which two fit beside each other
