@@ -18,7 +18,7 @@ from hvd_sign.calls import Call, NamedStream
 from hvd_sign.engine import Engine, Handle
 from hvd_sign.options import VoteOptions
 from hvd_sign.order import Decision, News
-from hvd_sign.posted import PostedBox, can_post
+from hvd_sign.posted import PostedBox, can_post, posted
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.votes import VoteRule
@@ -125,9 +125,9 @@ class AdHocStream(NamedStream):
                 raise ValueError(f"step: expected an integer in [0, 2**32), got {step!r}")
             check_possible(options, self.transport)
         blocks = sum(-(-math.prod(tensor.shape) // BLOCK) for tensor in tensors)
-        posted = self._order.carries and can_post(blocks, options)
+        carried = self._order.carries and can_post(blocks, options)
         call = VoteCall(
-            self, tensors, rule, options, named=name is not None, step=step, posted=posted
+            self, tensors, rule, options, named=name is not None, step=step, posted=carried
         )
         return self.ask(call, name, finished)
 
@@ -179,4 +179,5 @@ class AdHocStream(NamedStream):
             for ordinal, tensor in enumerate(call.tensors)
         )
         make = PostedBox if call.posted else make_box
-        return make(Bucket(0, specs), call.rule, Sign(), call.options, self.transport, self.number)
+        options = posted(call.options) if call.posted else call.options
+        return make(Bucket(0, specs), call.rule, Sign(), options, self.transport, self.number)

@@ -42,7 +42,7 @@ class Call(ABC):
         """
 
 
-class NamedStream(Stream):
+class NamedStream(Stream, ABC):
     """The stream of such calls among the voters of a transport."""
 
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
@@ -180,9 +180,9 @@ class NamedStream(Stream):
         """What this rank is ready for, as it is told to the others."""
         return item
 
+    @abstractmethod
     def _tally(self, name: str, ballots: list[bytes]) -> bytes:
         """The verdict of a vote whose ballots travelled with the news."""
-        raise NotImplementedError
 
     def _start(self, decision: Decision) -> None:
         name, error, _ = decision

@@ -177,11 +177,14 @@ class MailboxOrder:
             # Who asked may have come back from a join that others are still coming back from.
             asked_in = self._asked_in[name]
             gone = sorted(voter for voter, joins in self._joined.items() if joins > asked_in)
+            complete = len(claims) == self._transport.size
+            if not complete and all(voter in claims for voter in gone):
+                continue
             who = title(name, (calls[0].claim for calls in claims.values()))
-            if len(claims) == self._transport.size:
+            if complete:
                 ordered = [claims[voter][0].claim for voter in range(self._transport.size)]
                 decided.append((name, refusal(who, ordered) or disagreement(who, ordered)))
-            elif any(voter not in claims for voter in gone):
+            else:
                 sentence = (
                     f"{who}: {ranks_text(gone)} called join(), after which only the votes of a "
                     "DistributedOptimizer are served"

@@ -11,15 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from hvd_sign.algorithms import Algorithm
 from hvd_sign.ballots import Voter
-from hvd_sign.buckets import Bucket
 from hvd_sign.exchanges import AUTO, AllGather, Sharded
 from hvd_sign.options import VoteOptions
 from hvd_sign.stats import recorder
 from hvd_sign.stepwise import StepwiseBox
-from hvd_sign.transports.base import Pending, Transport
-from hvd_sign.votes import VoteRule
+from hvd_sign.transports.base import Pending
 
 MOST_BLOCKS = 256
 """Blocks of 64 coordinates in a posted vote: its messages are of 4 KiB at most, which take hardly
@@ -32,6 +29,11 @@ def can_post(blocks: int, options: VoteOptions) -> bool:
         options.exchange == AUTO and options.fallback is None
     )
     return trusting and blocks <= MOST_BLOCKS
+
+
+def posted(options: VoteOptions) -> VoteOptions:
+    """The options of a posted vote's box: one shard, and a ballot from every rank."""
+    return replace(options, exchange=AllGather.name, local="vote")
 
 
 class Post:
@@ -52,26 +54,13 @@ class Post:
 
 
 class PostedBox(StepwiseBox):
-    """One shard, which voter 0 tallies.
+    """One shard, which voter 0 tallies; its options are those that ``posted()`` gives.
 
     Attributes:
         post: of the vote under way, for those who carry it.
     """
 
     post: Post
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        rule: VoteRule,
-        algorithm: Algorithm,
-        options: VoteOptions,
-        transport: Transport,
-        stream: int,
-    ) -> None:
-        # The same messages: one shard, a ballot from every rank.
-        options = replace(options, exchange=AllGather.name, local="vote")
-        super().__init__(bucket, rule, algorithm, options, transport, stream)
 
     def decide(
         self, step: int, voters: Sequence[Voter], *, joined: bool = False, obey: bool = True
