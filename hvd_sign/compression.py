@@ -67,12 +67,12 @@ class FP16Compressor(Compressor):
 class SignCompressor(Compressor):
     """Sends one bit a coordinate: 1 = negative; zero counts as positive.
 
+    Bindings derive their own from it, for their tensors.
+
     The payload of d coordinates is uint8[ceil(d/8)], little-endian within a byte.
     """
 
-    def compress(
-        self, array: npt.NDArray[Any], name: str | None = None
-    ) -> tuple[npt.NDArray[Any], Any]:
+    def compress(self, array: Any, name: str | None = None) -> tuple[Any, Any]:
         """Packs signs.
 
         Raises:
@@ -81,7 +81,7 @@ class SignCompressor(Compressor):
         """
         return pack_signs(array), (array.shape, array.dtype)
 
-    def decompress(self, payload: npt.NDArray[Any], context: Any) -> npt.NDArray[Any]:
+    def decompress(self, payload: Any, context: Any) -> Any:
         """Unpacks to +-1."""
         shape, dtype = context
         return unpack_signs(payload, int(np.prod(shape)), dtype).reshape(shape)

@@ -54,6 +54,7 @@ class VoteOptions:
             or ``"skip"`` the step on all ranks.
         local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` of its
             ranks, or the sign of their ``"mean"`` in fp32.
+        algorithm: chooses the signal that is voted on: ``"sign"``, the gradient itself.
         fallback: ``"allreduce"`` lets ``exchange="auto"`` take a dense fp32 allreduce for buckets
             that the cost model expects it to be faster for.
     """
@@ -65,9 +66,10 @@ class VoteOptions:
     nonfinite: str = "abstain"
     local: str = "vote"
     fallback: str | None = None
+    algorithm: str = "sign"
 
     def __post_init__(self) -> None:
-        """Checks every field but the exchange, which its registry checks.
+        """Checks every field but the exchange and the algorithm, which their registries check.
 
         Raises:
             ValueError: names the field, the known values and what came.

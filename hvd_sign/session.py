@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from hvd_sign.agreement import disagreement
-from hvd_sign.algorithms import Algorithm
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.ballots import BallotBox, HostVoter, Voter
 from hvd_sign.boxes import check_possible, make_box
-from hvd_sign.buckets import TensorSpec, check_bucket_bytes, plan_buckets
+from hvd_sign.buckets import Bucket, TensorSpec, check_bucket_bytes, plan_buckets
 from hvd_sign.dense import DenseBox
 from hvd_sign.engine import Handle, Stream
 from hvd_sign.exchanges import AUTO
@@ -40,7 +43,6 @@ class VoteSession:
         stream: this session's own.
         specs: the tensors, in order of registration; the same on all ranks.
         rule: decides.
-        algorithm: chooses the signals.
         options: the same on all ranks.
         bucket_bytes: size of a bucket, in bytes of fp32 gradient, or ``"auto"`` to plan it from
             the link's measured constants.
@@ -56,7 +58,6 @@ class VoteSession:
         stream: Stream,
         specs: Sequence[TensorSpec],
         rule: VoteRule,
-        algorithm: Algorithm,
         options: VoteOptions,
         *,
         bucket_bytes: int | str = BUCKET_BYTES,
@@ -72,9 +73,10 @@ class VoteSession:
             bucket_bytes = planned_bucket_bytes(sizes, options, stream.transport)
         buckets = plan_buckets(specs, bucket_bytes, groups)
         self.stream = stream
+        self._algorithm = make_algorithm(options.algorithm)
         self.options = options
         self._boxes = [
-            make_box(bucket, rule, algorithm, options, stream.transport, stream.number)
+            make_box(bucket, rule, self._algorithm, options, stream.transport, stream.number)
             for bucket in buckets
         ]
         stream.starts_ahead = all(isinstance(box, PipelinedBox | DenseBox) for box in self._boxes)
@@ -89,6 +91,24 @@ class VoteSession:
         self._step = 0
         self._lock = threading.Lock()
         self._reset()
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """What travels together, in the order in which it is launched."""
+        return [box.bucket for box in self._boxes]
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What a checkpoint keeps: the number of steps, and the algorithm's arrays."""
+        return {"step": np.array(self._step), **self._algorithm.state()}
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from what ``state()`` returned; the number of steps must be every rank's.
+
+        Raises:
+            KeyError: something is missing.
+        """
+        self._step = int(state["step"])
+        self._algorithm.load_state({k: array for k, array in state.items() if k != "step"})
 
     @property
     def under_way(self) -> bool:

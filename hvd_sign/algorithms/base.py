@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from hvd_sign.ballots import Cast, Slot
@@ -19,5 +22,17 @@ class Algorithm(Protocol):
         Args:
             gradient: contiguous fp32, fp64, fp16 or bf16 array in host memory.
             slot: where the tensor's blocks go.
+        """
+        ...
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What it keeps between steps, for a checkpoint: arrays by names of its own choice."""
+        ...
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from what ``state()`` returned.
+
+        Raises:
+            KeyError: something is missing.
         """
         ...

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from hvd_sign.ballots import Cast, Slot
@@ -16,3 +19,10 @@ class Sign:
     def cast(self, gradient: Any, slot: Slot) -> Cast:
         """Packs the signs of ``gradient``."""
         return slot.pack(gradient)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Nothing to go on from."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hvd_sign.standalone.operations import AllGather, Broadcast
+from hvd_sign.standalone.operations import AllGather, Array, Broadcast
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ask, ranks
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 def broadcast_object(
@@ -29,34 +32,42 @@ def broadcast_object(
     Raises:
         ValueError: the root is none of them.
     """
-    communicator = ranks().communicator(process_set)
-    root = place(root_rank, process_set)
-    sends = communicator.Get_rank() == root
+    sends = ranks().rank == root_rank
     packed = np.frombuffer(pickle.dumps(value), np.uint8) if sends else np.empty(0, np.uint8)
     name = name or "object"
-    length = Broadcast(communicator, np.array([packed.size]), root)
-    ask(length, f"{name}.length", process_set).wait()
+    packed_size = np.array([packed.size])
+    length = _broadcast(packed_size, root_rank, f"{name}.length", process_set)
     if not sends:
-        packed = np.empty(int(length.result()[0]), np.uint8)
-    content = Broadcast(communicator, packed, root)
-    ask(content, f"{name}.content", process_set).wait()
-    return value if sends else pickle.loads(content.result().tobytes())
+        packed = np.empty(int(length[0]), np.uint8)
+    content = _broadcast(packed, root_rank, f"{name}.content", process_set)
+    return value if sends else pickle.loads(content.tobytes())
+
+
+def _broadcast(array: Array, root_rank: int, name: str, process_set: ProcessSet) -> Array:
+    def make(communicator: MPI.Intracomm) -> Broadcast:
+        return Broadcast(communicator, array, place(root_rank, process_set))
+
+    received: Array = ask(Broadcast, make, name, process_set).result()
+    return received
 
 
 def allgather_object(
     value: Any, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> list[Any]:
     """Every rank's object, in order of ranks. Blocks; collective over the process set."""
-    communicator = ranks().communicator(process_set)
     packed = np.frombuffer(pickle.dumps(value), np.uint8)
     name = name or "object"
-    lengths = AllGather(communicator, np.array([packed.size]))
-    ask(lengths, f"{name}.lengths", process_set).wait()
-    content = AllGather(communicator, packed)
-    ask(content, f"{name}.contents", process_set).wait()
-    ends = np.cumsum(lengths.result())
-    parts = np.split(content.result(), ends[:-1])
+    lengths = _gather(np.array([packed.size]), f"{name}.lengths", process_set)
+    content = _gather(packed, f"{name}.contents", process_set)
+    ends = np.cumsum(lengths)
+    parts = np.split(content, ends[:-1])
     return [pickle.loads(part.tobytes()) for part in parts]
+
+
+def _gather(array: Array, name: str, process_set: ProcessSet) -> Array:
+    made = ask(AllGather, lambda communicator: AllGather(communicator, array), name, process_set)
+    gathered: Array = made.result()
+    return gathered
 
 
 def place(root_rank: int, process_set: ProcessSet) -> int:

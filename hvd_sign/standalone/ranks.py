@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from hvd_sign import runtime
 from hvd_sign.adhoc import AdHocStream
-from hvd_sign.calls import Call
 from hvd_sign.engine import Handle
 from hvd_sign.runtime import World
+from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+
+JOINED = 1
+"""The tag of what tells that a rank has joined."""
+Kind = TypeVar("Kind", bound=Collective)
+LOOKS = 10
+NAP = 1e-3
+"""Seconds between two looks at whether all ranks have joined."""
+
+
+class Asked(NamedTuple, Generic[Kind]):
+    """A collective under way.
+
+    Attributes:
+        call: what was asked for.
+        handle: of its end.
+    """
+
+    call: Kind
+    handle: Handle
+
+    def result(self) -> Any:
+        """Waits for the end; what the collective gives this rank."""
+        self.handle.wait()
+        return self.call.result()
 
 
 class Ranks:
@@ -114,12 +143,56 @@ class Ranks:
         assert process_set.ranks is not None
         return self.world.adhoc(process_set.ranks)
 
+    def members(self, process_set: ProcessSet) -> list[int]:
+        """The ranks of a process set. Raises ValueError: it is not registered."""
+        process_set.size()
+        assert process_set.ranks is not None
+        return process_set.ranks
+
+    def last_to_come(self) -> int:
+        """The rank that calls this last; collective over all ranks, which sleep until then."""
+        arrivals = np.zeros(1, np.int64)
+        last = np.zeros(1, np.int64)
+        if self.rank == 0:
+            # Whoever rank 0 waits for came after it.
+            for _ in range(self.size - 1):
+                waited = not self._arrived()
+                sleep_until(self._communicator.Irecv(arrivals, tag=JOINED))
+                if waited:
+                    last[:] = arrivals
+        else:
+            arrivals[:] = self.rank
+            sleep_until(self._communicator.Isend(arrivals, 0, tag=JOINED))
+        sleep_until(self._communicator.Ibcast(last, 0))
+        return int(last[0])
+
+    def _arrived(self) -> bool:
+        # The first look may only make MPI fetch what is there.
+        return any(self._communicator.Iprobe(tag=JOINED) for _ in range(LOOKS))
+
     def close(self) -> None:
         """Lets go of all; the runtime has been shut down."""
         for process_set in self._sets.values():
             process_set.register(None, None)
         for communicator in (*self._communicators.values(), self._communicator):
             communicator.Free()
+
+
+def sleep_until(request: MPI.Request) -> None:
+    """Waits for a communication without keeping the processor busy."""
+    while not request.Test():
+        time.sleep(NAP)
+
+
+def check_launch(size: int) -> None:
+    """Raises RuntimeError if a launcher started several processes that MPI takes for one each."""
+    for variable in ("HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        started = os.environ.get(variable, "1")
+        if size == 1 and started.isdigit() and int(started) > 1:
+            raise RuntimeError(
+                f"{variable}={started}, but MPI sees this process alone; start the ranks by "
+                "mpirun, srun --mpi=pmix or horovodrun --mpi"
+            )
 
 
 _ranks: Ranks | None = None
@@ -143,6 +216,7 @@ def init(
     if _ranks is not None:
         return
     mpi = runtime.load_mpi()
+    check_launch(mpi.COMM_WORLD.Get_size())
     if comm is None or isinstance(comm, mpi.Intracomm):
         _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
     else:
@@ -226,6 +300,41 @@ def remove_process_set(process_set: ProcessSet) -> bool:
     return ranks().remove(process_set)
 
 
-def ask(call: Call, name: str | None, process_set: ProcessSet = global_process_set) -> Handle:
-    """Asks for a collective; see ``NamedStream.ask()``."""
-    return ranks().stream(process_set).ask(call, name)
+def ask(
+    kind: type[Kind],
+    make: Callable[[MPI.Intracomm], Kind],
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+) -> Asked[Kind]:
+    """Asks for a collective; it runs once every rank has asked for it.
+
+    Args:
+        kind: of collective.
+        make: makes it, given the communicator. What it refuses on this rank ends the other ranks'
+            calls of that name too.
+        name: of the call; without one it is called after how many unnamed ones of its kind came
+            before.
+        process_set: the ranks that take part.
+
+    Raises:
+        TypeError: raised by ``make``; so is ValueError.
+        ValueError: this process is none of the process set's, or a call of that name is under way.
+    """
+    stream = ranks().stream(process_set)
+    with stream.refusing(kind.kind, name):
+        call = make(ranks().communicator(process_set))
+    return Asked(call, stream.ask(call, name))
+
+
+def join() -> int:
+    """Serves the other ranks until all have joined: a joined rank abstains in every vote.
+
+    Collective over all ranks. Collectives other than votes, and votes called one by one, need
+    every rank: meanwhile they end in an error on those that ask for them.
+
+    Returns:
+        The rank that joined last.
+    """
+    here = ranks()
+    served = here.world.serve()
+    return served.wait(here.last_to_come())

@@ -12,6 +12,7 @@ from mpi4py import MPI
 import hvd_sign
 from hvd_sign.adhoc import Tensor
 from hvd_sign.ballots import HostVoter
+from hvd_sign.buckets import TensorSpec
 from hvd_sign.options import VoteOptions
 from hvd_sign.standalone import ranks as hvd
 from hvd_sign.standalone.objects import allgather_object, broadcast_object
@@ -25,6 +26,7 @@ from hvd_sign.standalone.operations import (
     ReduceScatter,
 )
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.votes import MajorityVote
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "int32", "int64")
 FLOATS = ("float16", "float32", "float64")
@@ -40,8 +42,9 @@ def initialized(world: MPI.Intracomm) -> Iterator[None]:
 
 
 def done(call, name=None, process_set=global_process_set):
-    hvd.ask(call, name, process_set).wait(60)
-    return call.result()
+    asked = hvd.ask(type(call), lambda communicator: call, name, process_set)
+    asked.handle.wait(60)
+    return asked.result()
 
 
 def everyone() -> MPI.Intracomm:
@@ -144,7 +147,7 @@ def test_any_order_under_names(world):
     """Every rank asks for ten operations in another order; none waits for the one before."""
     calls = {f"call {i}": AllReduce(everyone(), [np.array([i])], ReduceOp.Sum) for i in range(10)}
     names = sorted(calls, key=lambda name: hash((name, world.rank)))
-    handles = [hvd.ask(calls[name], name) for name in names]
+    handles = [hvd.ask(AllReduce, lambda c, n=name: calls[n], name).handle for name in names]
     for handle in handles:
         handle.wait(60)
     for i in range(10):
@@ -265,3 +268,56 @@ def test_process_sets_need_ranks_once():
     for wrong in ([], [0, 0], [-1]):
         with pytest.raises(ValueError, match="ranks: expected some ranks, each once"):
             ProcessSet(wrong)
+
+
+def test_what_one_rank_refuses_ends_everyones_call(world):
+    def make(communicator):
+        return AllGather(communicator, np.zeros(() if world.rank == 0 else (1,)))
+
+    with pytest.raises(ValueError, match="got a scalar"):
+        hvd.ask(AllGather, make, "refused").handle.wait(60)
+    done(Barrier(everyone()), "refused")  # and all goes on
+
+
+def test_a_root_outside_is_refused_everywhere(world):
+    root = world.size if world.rank == 0 else 0
+    with pytest.raises(ValueError, match="root_rank: expected one of"):
+        broadcast_object("something", root)
+
+
+def test_joined_ranks_wait_for_the_last(world):
+    signal = np.array([1.0, -1.0], np.float32)
+    specs = [TensorSpec("weight", signal.shape, "float32", 0)]
+    session = hvd.ranks().world.session(
+        range(world.size), None, specs, MajorityVote(), VoteOptions(ties="zero")
+    )
+    last = world.size - 1
+    for step in range(1 + 2 * (world.rank == last)):
+        out = np.empty_like(signal)
+        session.ready(0, HostVoter(signal if step == 0 else -signal, out))
+        session.finish(lambda ordinal: pytest.fail("nothing is missing"))
+        np.testing.assert_array_equal(out, signal if step == 0 else -signal)
+    assert hvd.join() == last
+    assert session.state()["step"] == 4  # the last one is that in which all have joined
+    done(Barrier(everyone()))
+
+
+def test_a_session_goes_on_from_its_state(world):
+    specs = [TensorSpec("weight", (2,), "float32", 0)]
+
+    def opened():
+        return hvd.ranks().world.session(
+            range(world.size), None, specs, MajorityVote(), VoteOptions()
+        )
+
+    def step(session):
+        out = np.empty(2, np.float32)
+        session.ready(0, HostVoter(np.array([0.0, 1.0], np.float32), out))
+        session.finish(lambda ordinal: pytest.fail("nothing is missing"))
+        return out.tolist()
+
+    first, second = opened(), opened()
+    alone = [step(first) for _ in range(20)]
+    second.load_state({**second.state(), "step": np.array(10)})
+    assert [step(second) for _ in range(10)] == alone[10:]
+    assert len({first for first, _ in alone}) == 2  # coins decide, step by step

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from horovod.torch import functions, mpi_ops
 
-from hvd_sign_torch.worlds import members, votes_over_horovod
+from hvd_sign_torch.worlds import job
 
 _lock = threading.Lock()
 _counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
@@ -32,13 +32,13 @@ def _named(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not votes_over_horovod():
+        if not job.votes_over_horovod:
             return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         if bound.arguments["name"] is not None:
             return function(*args, **kwargs)
-        key = kind, tuple(members(bound.arguments["process_set"]))
+        key = kind, tuple(job.members(bound.arguments["process_set"]))
         with _lock:
             number = _counts[key]
             _counts[key] += 1

@@ -10,16 +10,14 @@ import torch
 from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
+from hvd_sign.asking import call_options, op_of, refuse_vote_options
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
-from hvd_sign.exchanges import check_exchange
-from hvd_sign.options import VoteOptions
-from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
+from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
-from hvd_sign_torch.horovod_collectives import TorchCollectives
 from hvd_sign_torch.named_operations import OPERATIONS
-from hvd_sign_torch.sign_compression import Compression, SignCompressor
-from hvd_sign_torch.worlds import members, world
+from hvd_sign_torch.sign_compression import Compression
+from hvd_sign_torch.worlds import job
 
 
 class VoteHandle:
@@ -45,50 +43,6 @@ def synchronize(handle: Any) -> Any:
     return horovod.synchronize(handle)
 
 
-def op_of(compression: Any, op: Any) -> Any:
-    """The operation that two arguments ask for: ``Compression.sign`` alone asks for a vote.
-
-    Raises:
-        ValueError: they contradict each other.
-    """
-    if isinstance(compression, SignCompressor):
-        if op is None:
-            return MajorityVote
-        if not is_vote_rule(op):
-            raise ValueError(
-                f"compression: hvd.Compression.sign packs ballots, which need "
-                f"op=hvd.MajorityVote, got op={op!r}"
-            )
-    elif is_vote_rule(op) and compression is not Compression.none:
-        raise ValueError(
-            f"compression: op={make_rule(op)} sends ballots; expected hvd.Compression.sign or "
-            f"none, got {compression!r}"
-        )
-    return op
-
-
-def vote_options(given: dict[str, Any]) -> VoteOptions:
-    """Options from keywords, of which None ones take their defaults; checked."""
-    options = VoteOptions(**{name: value for name, value in given.items() if value is not None})
-    check_exchange(options.exchange)
-    return options
-
-
-def refuse_vote_options(given: dict[str, Any], **others: Any) -> None:
-    """Raises if an option of votes, or one of ``others``, is given where nothing is voted on.
-
-    Raises:
-        TypeError: no vote has such an option.
-        ValueError: only votes have it.
-    """
-    vote_options(given)
-    extra = [name for name, value in {**given, **others}.items() if value is not None]
-    if extra:
-        raise ValueError(
-            f"{', '.join(extra)}: only a vote has such options; give op=hvd.MajorityVote too"
-        )
-
-
 def _vote(
     signals: Sequence[torch.Tensor],
     outputs: Sequence[torch.Tensor],
@@ -100,14 +54,10 @@ def _vote(
     process_set: ProcessSet,
     given: dict[str, Any],
 ) -> Handle:
-    stream = world().adhoc(members(process_set), TorchCollectives(process_set))
+    stream = job.adhoc(process_set)
     with stream.refusing(ALLREDUCE, name):
         rule = make_rule(op)
-        options = vote_options(given)
-        if options.nonfinite == "skip":
-            raise ValueError(
-                "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
-            )
+        options = call_options(given)
         if average is not None:
             raise ValueError(f"average: not allowed together with op, got {average!r}")
         tensors = []
@@ -293,7 +243,7 @@ def allreduce(
             ranks alike, ranks that differ in shape, type or options. If only some ranks' arguments
             are refused, the others raise a ValueError that names those ranks and tells why.
     """
-    op = op_of(compression, op)
+    op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
         refuse_vote_options(vote)
         return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
@@ -317,7 +267,7 @@ def grouped_allreduce(
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
-    op = op_of(compression, op)
+    op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
         refuse_vote_options(vote)
         return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]

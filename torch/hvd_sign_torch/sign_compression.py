@@ -8,10 +8,10 @@ import horovod.torch as horovod
 import torch
 
 from hvd_sign.compression import Compression as NumpyCompression
-from hvd_sign.compression import Compressor
+from hvd_sign.compression import SignCompressor as NumpySignCompressor
 
 
-class SignCompressor(Compressor):
+class SignCompressor(NumpySignCompressor):
     """The core's sign compressor, from tensor to tensor.
 
     An ``allreduce`` given this compressor votes; on its own it packs a tensor of d coordinates

@@ -13,7 +13,7 @@ import horovod.torch as horovod
 import torch
 from horovod.torch import ProcessSet, global_process_set
 
-from hvd_sign.algorithms import Sign
+from hvd_sign.asking import op_of, refuse_vote_options, vote_options
 from hvd_sign.ballots import Voter
 from hvd_sign.buckets import TensorSpec
 from hvd_sign.collectives import check_dtype
@@ -21,11 +21,9 @@ from hvd_sign.options import positive_factor
 from hvd_sign.session import BUCKET_BYTES, VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
-from hvd_sign_torch.horovod_collectives import TorchCollectives
-from hvd_sign_torch.ops import op_of, refuse_vote_options, vote_options
 from hvd_sign_torch.parameters import group_positions, parameter_names, refuse_thawed
 from hvd_sign_torch.sign_compression import Compression
-from hvd_sign_torch.worlds import members, world
+from hvd_sign_torch.worlds import job
 
 HOLDER = "_hvd_sign_votes"
 """The attribute of a parameter that knows, weakly, who votes on its gradient."""
@@ -340,7 +338,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
         RuntimeError: ``hvd.init()`` was not called, or there is no MPI to vote over.
     """
-    op = op_of(compression, op)
+    op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
         refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
         return horovod.DistributedOptimizer(
@@ -372,12 +370,10 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     groups = groups if groups is not None else (num_groups or None)
 
     def open_session(parameters: list[torch.Tensor], specs: list[TensorSpec]) -> VoteSession:
-        return world().session(
-            members(process_set),
-            TorchCollectives(process_set),
+        return job.session(
+            process_set,
             specs,
             make_rule(op),
-            Sign(),
             options,
             bucket_bytes=BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
             groups=group_positions(groups, parameters),
@@ -393,7 +389,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     wrapped._should_synchronize = True
     wrapped._counts = True
     wrapped._votes = None
-    if horovod.rank() in members(process_set):
+    if job.rank() in job.members(process_set):
         wrapped._votes = GradientVotes(
             wrapped, names, backward_passes_per_step, sparse_as_dense, open_session, grad_scaler
         )

@@ -1,0 +1,80 @@
+"""What a user's arguments ask of a binding's operation: a vote, and which, or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hvd_sign.algorithms import check_algorithm
+from hvd_sign.compression import SignCompressor
+from hvd_sign.exchanges import check_exchange
+from hvd_sign.options import VoteOptions
+from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
+
+
+def op_of(compression: Any, op: Any, none: Any) -> Any:
+    """The operation that two arguments ask for: ``Compression.sign`` alone asks for a vote.
+
+    Args:
+        compression: a compressor of the binding's.
+        op: a vote rule, an operation of Horovod's, or None.
+        none: the binding's ``Compression.none``.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if isinstance(compression, SignCompressor):
+        if op is None:
+            return MajorityVote
+        if not is_vote_rule(op):
+            raise ValueError(
+                f"compression: hvd.Compression.sign packs ballots, which need "
+                f"op=hvd.MajorityVote, got op={op!r}"
+            )
+    elif is_vote_rule(op) and compression is not none:
+        raise ValueError(
+            f"compression: op={make_rule(op)} sends ballots; expected hvd.Compression.sign or "
+            f"none, got {compression!r}"
+        )
+    return op
+
+
+def vote_options(given: dict[str, Any]) -> VoteOptions:
+    """Options from keywords, of which None ones take their defaults; checked."""
+    options = VoteOptions(**{name: value for name, value in given.items() if value is not None})
+    check_exchange(options.exchange)
+    check_algorithm(options.algorithm)
+    return options
+
+
+def call_options(given: dict[str, Any]) -> VoteOptions:
+    """The options of a single vote.
+
+    Raises:
+        ValueError: unknown or contradictory ones, or one that only an optimizer's votes have.
+    """
+    options = vote_options(given)
+    if options.nonfinite == "skip":
+        raise ValueError(
+            "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
+        )
+    if options.algorithm != VoteOptions.algorithm:
+        raise ValueError(
+            f"algorithm: {options.algorithm!r} keeps state from step to step, which an optimizer "
+            f"has; expected {VoteOptions.algorithm!r}"
+        )
+    return options
+
+
+def refuse_vote_options(given: dict[str, Any], **others: Any) -> None:
+    """Raises if an option of votes, or one of ``others``, is given where nothing is voted on.
+
+    Raises:
+        TypeError: no vote has such an option.
+        ValueError: only votes have it.
+    """
+    vote_options(given)
+    extra = [name for name, value in {**given, **others}.items() if value is not None]
+    if extra:
+        raise ValueError(
+            f"{', '.join(extra)}: only a vote has such options; give op=hvd.MajorityVote too"
+        )

@@ -1,0 +1,284 @@
+"""Whose ranks a binding votes among: Horovod's, or those of our own MPI runtime."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from hvd_sign import runtime
+from hvd_sign.adhoc import AdHocStream
+from hvd_sign.options import choose
+from hvd_sign.runtime import World
+from hvd_sign.session import VoteSession
+from hvd_sign.standalone import ranks as standalone
+from hvd_sign.transports.horovod import HorovodCollectives
+
+logger = logging.getLogger("hvd_sign")
+
+HOROVOD = "horovod"
+MPI = "mpi"
+
+
+def choose_runtime(binding: str, why_not: str | None) -> str:
+    """Which runtime a binding uses: ``"horovod"`` or ``"mpi"``.
+
+    ``HVD_SIGN_RUNTIME`` decides; without it, or by ``auto``, Horovod's where it can be used.
+
+    Args:
+        binding: its name, for messages.
+        why_not: why Horovod cannot be used, as a sentence with the remedy; None: it can.
+
+    Raises:
+        ImportError: Horovod is insisted on, and cannot be used.
+        ValueError: the variable holds something else.
+    """
+    asked = os.environ.get("HVD_SIGN_RUNTIME", "auto")
+    choose("HVD_SIGN_RUNTIME", asked, ("auto", HOROVOD, MPI))
+    if asked == HOROVOD and why_not is not None:
+        raise ImportError(f"{binding}: HVD_SIGN_RUNTIME=horovod, but {why_not}")
+    return MPI if asked == MPI or why_not is not None else HOROVOD
+
+
+class Job(Protocol):
+    """The ranks of a binding, from ``init()`` to ``shutdown()``.
+
+    Attributes:
+        runtime: ``"horovod"`` or ``"mpi"``.
+    """
+
+    runtime: str
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Starts the ranks and the vote; collective over them."""
+        ...
+
+    def shutdown(self) -> None:
+        """Waits for the votes under way and ends it all; collective over the ranks."""
+        ...
+
+    def rank(self) -> int:
+        """This process's number."""
+        ...
+
+    def members(self, process_set: Any) -> Sequence[int]:
+        """The ranks of a process set. Raises ValueError: it is not registered."""
+        ...
+
+    def adhoc(self, process_set: Any) -> AdHocStream:
+        """The stream of calls made one by one among a process set."""
+        ...
+
+    def session(self, process_set: Any, *args: Any, **kwargs: Any) -> VoteSession:
+        """A new session of votes among a process set; collective over it."""
+        ...
+
+    def add_process_set(self, process_set: Any) -> Any:
+        """Registers a process set, ready for votes; collective over all ranks."""
+        ...
+
+    def remove_process_set(self, process_set: Any) -> bool:
+        """Takes a process set back; collective over all ranks."""
+        ...
+
+    def join(self, *args: Any) -> int:
+        """Serves the other ranks until all have joined; returns the rank that joined last."""
+        ...
+
+
+class HorovodJob:
+    """Horovod's ranks: MPI first, then Horovod, then ours; and back.
+
+    Args:
+        horovod: the framework's module, such as ``horovod.torch``.
+        collectives: makes a process set's asynchronous operations, for votes that travel over them.
+        gather: every rank's number, by Horovod's allgather.
+    """
+
+    runtime = HOROVOD
+
+    def __init__(
+        self,
+        horovod: Any,
+        collectives: Callable[[Any], HorovodCollectives],
+        gather: Callable[[int], list[int]],
+    ) -> None:
+        self._horovod = horovod
+        self._collectives = collectives
+        self._gather = gather
+        self._world: World | None = None
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """Starts MPI, Horovod and the vote; takes the arguments of Horovod's ``init``.
+
+        Collective over all ranks. May be called after Horovod's own ``init()``, and again after
+        ``shutdown()``.
+
+        Raises:
+            RuntimeError: MPI cannot be used; the message says why and what helps.
+        """
+        horovod = self._horovod
+        transport = choose(
+            "HVD_SIGN_TRANSPORT",
+            os.environ.get("HVD_SIGN_TRANSPORT", "auto"),
+            ("auto", "mpi", "horovod"),
+        )
+        gloo = os.environ.get("HOROVOD_CONTROLLER", "").lower() == "gloo"
+        on_mpi = transport == "mpi" or (transport == "auto" and not gloo)
+        if horovod.is_initialized() and "mpi4py.MPI" not in sys.modules:
+            runtime.leave_mpi_to_horovod()
+        if on_mpi or not gloo:
+            # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
+            runtime.load_mpi()
+        horovod.init(*args, **kwargs)
+        if self._world is not None:
+            return
+        self._world = World(horovod.rank(), self._mpi_ranks() if on_mpi else None)
+        self._open_adhoc(horovod.global_process_set)
+        for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():
+            if isinstance(process_set, horovod.ProcessSet):
+                self._open_adhoc(process_set)
+
+    def shutdown(self) -> None:
+        """Waits for the votes under way, then shuts Horovod down. Collective over all ranks."""
+        runtime.shutdown()
+        self._world = None
+        self._horovod.shutdown()
+
+    @property
+    def world(self) -> World:
+        """The ranks that ``init()`` found.
+
+        Raises:
+            RuntimeError: ``init()`` was not called.
+        """
+        if self._world is None:
+            raise RuntimeError("hvd_sign has not been initialized; use hvd.init()")
+        return self._world
+
+    @property
+    def votes_over_horovod(self) -> bool:
+        """Whether votes travel over Horovod's own collectives; the same on all ranks."""
+        return self._world is not None and self._world.over_horovod
+
+    def rank(self) -> int:
+        """Horovod's."""
+        return int(self._horovod.rank())
+
+    def members(self, process_set: Any) -> Sequence[int]:
+        """The Horovod ranks of a process set.
+
+        Raises:
+            ValueError: the process set has not been added to Horovod.
+        """
+        if process_set is self._horovod.global_process_set:
+            return range(self._horovod.size())
+        if process_set.process_set_id is None:
+            raise ValueError(
+                f"process_set: expected one that was given to hvd.init() or "
+                f"hvd.add_process_set(), got {process_set}"
+            )
+        return list(process_set.ranks)
+
+    def adhoc(self, process_set: Any) -> AdHocStream:
+        """The stream of votes called one by one; collective over the set at first use."""
+        return self.world.adhoc(self.members(process_set), self._collectives(process_set))
+
+    def session(self, process_set: Any, *args: Any, **kwargs: Any) -> VoteSession:
+        """A new session of votes; collective over the process set."""
+        collectives = self._collectives(process_set)
+        return self.world.session(self.members(process_set), collectives, *args, **kwargs)
+
+    def add_process_set(self, process_set: Any) -> Any:
+        """Horovod's ``add_process_set``, ready for votes. Collective over all ranks."""
+        added = self._horovod.add_process_set(process_set)
+        if self._world is not None:
+            self._open_adhoc(added)
+        return added
+
+    def remove_process_set(self, process_set: Any) -> bool:
+        """Horovod's ``remove_process_set``. Collective over all ranks."""
+        ranks = process_set.ranks
+        removed = bool(self._horovod.remove_process_set(process_set))
+        if removed and self._world is not None and ranks is not None:
+            self._world.forget(ranks)
+        return removed
+
+    def join(self, *args: Any) -> int:
+        """Serves the other ranks until all have joined: a joined rank abstains in every vote.
+
+        Collective over all ranks. As after Horovod's ``join``, parameters of ranks that joined
+        early are out of date: broadcast them from the returned rank.
+
+        Args:
+            args: of the framework's ``join``.
+
+        Returns:
+            The rank that joined last.
+        """
+        served = self.world.serve()
+        return served.wait(int(self._horovod.join(*args)))
+
+    def _mpi_ranks(self) -> list[int] | None:
+        if self._horovod.size() == 1:
+            return None
+        ranks = self._gather(runtime.load_mpi().COMM_WORLD.Get_rank())
+        # Processes that no MPI launcher started are each rank 0 of a world of their own.
+        if len(set(ranks)) == len(ranks):
+            return list(ranks)
+        if os.environ.get("HVD_SIGN_TRANSPORT") == "mpi":
+            raise RuntimeError(
+                "HVD_SIGN_TRANSPORT=mpi, but the ranks were not started by MPI; use mpirun, "
+                "srun --mpi=pmix or horovodrun --mpi"
+            )
+        return None
+
+    def _open_adhoc(self, process_set: Any) -> None:
+        # Now, since all ranks are here: at first use ranks might come in different orders.
+        if self.rank() in self.members(process_set):
+            self.adhoc(process_set)
+
+
+class StandaloneJob:
+    """The ranks that an MPI launcher started, without Horovod."""
+
+    runtime = MPI
+
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        """See ``hvd_sign.standalone.ranks.init``."""
+        standalone.init(*args, **kwargs)
+
+    def shutdown(self) -> None:
+        """Waits for what is under way and ends it all. Collective over all ranks."""
+        standalone.shutdown()
+
+    def rank(self) -> int:
+        """This process's number."""
+        return standalone.rank()
+
+    def members(self, process_set: Any) -> Sequence[int]:
+        """The ranks of a process set. Raises ValueError: it is not registered."""
+        return standalone.ranks().members(process_set)
+
+    def adhoc(self, process_set: Any) -> AdHocStream:
+        """The stream of calls of a process set."""
+        return standalone.ranks().stream(process_set)
+
+    def session(self, process_set: Any, *args: Any, **kwargs: Any) -> VoteSession:
+        """A new session of votes; collective over the process set."""
+        ranks = standalone.ranks()
+        return ranks.world.session(ranks.members(process_set), None, *args, **kwargs)
+
+    def add_process_set(self, process_set: Any) -> Any:
+        """Registers a process set. Collective over all ranks."""
+        return standalone.add_process_set(process_set)
+
+    def remove_process_set(self, process_set: Any) -> bool:
+        """Takes a process set back. Collective over all ranks."""
+        return standalone.remove_process_set(process_set)
+
+    def join(self, *args: Any) -> int:
+        """See ``hvd_sign.standalone.ranks.join``."""
+        return standalone.join()
