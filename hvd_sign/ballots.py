@@ -87,15 +87,17 @@ class HostVoter:
     Args:
         signal: contiguous fp32, fp64, fp16 or bf16 array, or None to abstain.
         out: where the verdict is written; may be ``signal`` itself; None drops the verdict.
+        factor: multiplies the verdict.
     """
 
-    def __init__(self, signal: Any, out: Any) -> None:
+    def __init__(self, signal: Any, out: Any, factor: float = 1.0) -> None:
         self.signal = signal
         self.out = out
+        self.factor = factor
 
     def feed(self) -> Feed | None:
         """The arrays themselves."""
-        return Feed(self.signal, self.out, 1.0)
+        return Feed(self.signal, self.out, self.factor)
 
     def cast(self, slot: Slot) -> Cast:
         """Lets the algorithm pack its signal."""
@@ -107,7 +109,7 @@ class HostVoter:
     def obey(self, slot: Slot, scale: float) -> None:
         """Overwrites ``out``."""
         if self.out is not None:
-            slot.write(self.out, scale)
+            slot.write(self.out, scale * self.factor)
 
     def read(self) -> npt.NDArray[np.float32] | None:
         """The signal in fp32; what is too large for it becomes Inf."""
@@ -119,6 +121,8 @@ class HostVoter:
     def take(self, values: npt.NDArray[np.float32]) -> None:
         """Overwrites ``out``."""
         if self.out is not None:
+            if self.factor != 1.0:
+                values = values * np.float32(self.factor)
             self.out[...] = values.reshape(self.out.shape)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,3 +117,35 @@ def plan_buckets(
         Bucket(index, tuple(specs[position] for position in group))
         for index, group in enumerate(members)
     ]
+
+
+def group_positions(
+    groups: Any, members: Sequence[Any], kind: type[Any], name: str
+) -> list[list[int]] | None:
+    """Horovod's ``groups`` as positions in ``members``.
+
+    Args:
+        groups: how many groups of about as many members each; or lists of members; or None.
+        members: of the framework's kind.
+        kind: the framework's tensors or variables.
+        name: what users call those.
+
+    Raises:
+        ValueError: ``groups`` is something else, or has a member twice.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, int):
+        if groups <= 0:
+            raise ValueError(f"groups: expected a number above zero, got {groups}")
+        count = min(groups, len(members)) or 1
+        return [part.tolist() for part in np.array_split(np.arange(len(members)), count)]
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(f"groups should be a non-negative integer or a list of list of {name}.")
+    grouped = [member for group in groups for member in group]
+    if any(not isinstance(member, kind) for member in grouped):
+        raise ValueError(f"groups must consist of {name}.")
+    if len({id(member) for member in grouped}) != len(grouped):
+        raise ValueError("A parameter can only appear once in groups.")
+    position = {id(member): i for i, member in enumerate(members)}
+    return [[position[id(m)] for m in group if id(m) in position] for group in groups]

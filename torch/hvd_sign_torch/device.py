@@ -45,20 +45,19 @@ class TorchHostVoter(HostVoter):
     """A tensor in host memory, of any strides."""
 
     def __init__(self, signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1.0) -> None:
-        super().__init__(None if signal is None else signal.contiguous(), out)
-        self._factor = factor
+        super().__init__(None if signal is None else signal.contiguous(), out, factor)
 
     def feed(self) -> Feed | None:
         """The tensors; without ``out`` if its strides need a copy."""
-        return Feed(self.signal, self.out if self.out.is_contiguous() else None, self._factor)
+        return Feed(self.signal, self.out if self.out.is_contiguous() else None, self.factor)
 
     def obey(self, slot: Slot, scale: float) -> None:
         """Writes the verdict, through a contiguous copy if the strides need one."""
         if self.out.is_contiguous():
-            slot.write(self.out, scale * self._factor)
+            slot.write(self.out, scale * self.factor)
         else:
             dense = torch.empty(self.out.shape, dtype=self.out.dtype)
-            slot.write(dense, scale * self._factor)
+            slot.write(dense, scale * self.factor)
             self.out.copy_(dense)
 
     def read(self) -> npt.NDArray[np.float32] | None:
@@ -67,7 +66,7 @@ class TorchHostVoter(HostVoter):
 
     def take(self, values: npt.NDArray[np.float32]) -> None:
         """Writes numbers in the place of a verdict."""
-        self.out.copy_(torch.from_numpy(values).reshape(self.out.shape) * self._factor)
+        self.out.copy_(torch.from_numpy(values).reshape(self.out.shape) * self.factor)
 
 
 class DeviceVoter:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 
@@ -39,28 +38,6 @@ def parameter_names(
             "the optimizer's " + ", ".join(nameless)
         )
     return names
-
-
-def group_positions(groups: Any, parameters: Sequence[torch.Tensor]) -> list[list[int]] | None:
-    """Horovod's ``groups`` as positions in ``parameters``."""
-    if groups is None:
-        return None
-    if isinstance(groups, int):
-        if groups <= 0:
-            raise ValueError(f"groups: expected a number above zero, got {groups}")
-        count = min(groups, len(parameters)) or 1
-        return [part.tolist() for part in np.array_split(np.arange(len(parameters)), count)]
-    if not isinstance(groups, (list, tuple)):
-        raise ValueError(
-            "groups should be a non-negative integer or a list of list of torch.Tensor."
-        )
-    position = {p: i for i, p in enumerate(parameters)}
-    members = [p for group in groups for p in group]
-    if any(not isinstance(p, torch.Tensor) for p in members):
-        raise ValueError("groups must consist of torch.Tensor.")
-    if len(set(members)) != len(members):
-        raise ValueError("A parameter can only appear once in groups.")
-    return [[position[p] for p in group if p in position] for group in groups]
 
 
 def refuse_thawed(frozen: Sequence[torch.Tensor], names: dict[torch.Tensor, str]) -> None:

@@ -15,13 +15,13 @@ from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign.asking import op_of, refuse_vote_options, vote_options
 from hvd_sign.ballots import Voter
-from hvd_sign.buckets import TensorSpec
+from hvd_sign.buckets import TensorSpec, group_positions
 from hvd_sign.collectives import check_dtype
 from hvd_sign.options import positive_factor
 from hvd_sign.session import BUCKET_BYTES, VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
-from hvd_sign_torch.parameters import group_positions, parameter_names, refuse_thawed
+from hvd_sign_torch.parameters import parameter_names, refuse_thawed
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import job
 
@@ -376,7 +376,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             make_rule(op),
             options,
             bucket_bytes=BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
-            groups=group_positions(groups, parameters),
+            groups=group_positions(groups, parameters, torch.Tensor, "torch.Tensor"),
         )
 
     base = type(optimizer)

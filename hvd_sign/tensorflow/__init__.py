@@ -1,0 +1,3 @@
+"""The TensorFlow binding as users import it: ``import hvd_sign.tensorflow as hvd``."""
+
+from hvd_sign_tf import *

@@ -1,0 +1,15 @@
+"""hvd_sign for TensorFlow: everything of ``horovod.tensorflow``, and the majority vote."""
+
+from hvd_sign_tf.require import runtime
+
+# Horovod's names, or those of our own MPI runtime, first; ours, below, replace some of them.
+if runtime() == "horovod":
+    from horovod.tensorflow import *
+else:
+    from hvd_sign_tf.mpi import *
+
+from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_tf.ops import allreduce, grouped_allreduce
+from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.tape import DistributedGradientTape
+from hvd_sign_tf.worlds import add_process_set, init, join, remove_process_set, shutdown

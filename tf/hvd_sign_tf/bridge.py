@@ -1,0 +1,133 @@
+"""From TensorFlow's graphs to the host and back, without copies.
+
+In a graph ``tf.numpy_function`` hands a tensor's own memory to Python, and takes back memory that
+is a tensor's; only what numpy owns is copied. So results have tensors of their own from the
+beginning, which the host fills. Callbacks keep state, so that a ``tf.function`` runs them in the
+order in which they are written, the same on all ranks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+Array = npt.NDArray[Any]
+Work = Callable[[Sequence[Array], Sequence[Array]], None]
+"""Reads the first arrays and fills the second; all at least one-dimensional."""
+
+NO_XLA = (
+    "XLA cannot compile what talks to other ranks: use tf.function without jit_compile=True, or "
+    "model.compile(..., jit_compile=False), or give model.fit the callback "
+    "hvd.keras.callbacks.BroadcastGlobalVariablesCallback(0), which switches it off"
+)
+NO_GRAPH = (
+    "operations in a tf.compat.v1 graph have no order that is the same on all ranks: expected "
+    "eager mode or a tf.function"
+)
+
+
+def check_context(who: str) -> None:
+    """Raises RuntimeError where the host cannot be called, or not in the same order everywhere."""
+    if tf.executing_eagerly():
+        return
+    graph = tf.compat.v1.get_default_graph()
+    if GraphOrParentsInXlaContext(graph):
+        raise RuntimeError(f"{who}: {NO_XLA}")
+    if not isinstance(graph, tf.__internal__.FuncGraph):
+        raise RuntimeError(f"{who}: {NO_GRAPH}")
+
+
+def empty(shape: Any, dtype: Any) -> tf.Tensor:
+    """A tensor whose memory nobody has written yet.
+
+    Scalars become one-dimensional, since Python sees those as numbers.
+
+    Args:
+        shape: a tuple, or a tensor where it is not known before the graph runs.
+        dtype: the type, or its name.
+    """
+    if isinstance(shape, tuple) and not shape:
+        shape = (1,)
+    return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
+
+
+def empty_like(tensor: tf.Tensor) -> tf.Tensor:
+    """Such a tensor of another one's shape and type; see ``shaped_like``."""
+    known = tensor.shape.is_fully_defined()
+    return empty(tuple(tensor.shape) if known else tf.shape(tensor), tensor.dtype)
+
+
+def shaped_like(result: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """A result in the shape of the tensor that ``empty_like`` was given."""
+    if tensor.shape.rank == 0:
+        return tf.reshape(result, [])
+    result.set_shape(tensor.shape)
+    return result
+
+
+def on_host(
+    work: Work, inputs: Sequence[tf.Tensor], outputs: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """Runs ``work`` on the host in a graph; returns the outputs as it leaves them.
+
+    Args:
+        work: called once every time the graph runs.
+        inputs: any tensors.
+        outputs: made by ``empty_like``.
+    """
+    count = len(inputs)
+
+    def run(*arrays: Array) -> tuple[Array, ...]:
+        work(arrays[:count], arrays[count:])
+        return arrays[count:]
+
+    flat = [tf.reshape(t, [1]) if t.shape.rank == 0 else t for t in inputs]
+    with tf.device("/cpu:0"):
+        results = tf.numpy_function(run, [*flat, *outputs], [t.dtype for t in outputs])
+    return list(results) if outputs else []
+
+
+_tickets = itertools.count()
+_waiting: dict[int, tuple[Work, list[BaseException]]] = {}
+
+
+def call(work: Work, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Runs ``work`` on the host, from tensors to others of the same shapes and types.
+
+    Eagerly, what it raises is raised; in a graph it becomes TensorFlow's error, with its text.
+    """
+    if not tf.executing_eagerly():
+        outputs = [empty_like(tensor) for tensor in tensors]
+        results = on_host(work, tensors, outputs)
+        return [shaped_like(r, t) for r, t in zip(results, tensors, strict=True)]
+    ticket, errors = next(_tickets), list[BaseException]()
+    _waiting[ticket] = work, errors
+    try:
+        return list(_eager_call(tf.constant(ticket, tf.int64), list(tensors)))
+    except tf.errors.OpError:
+        if errors:
+            raise errors[0] from None
+        raise
+    finally:
+        del _waiting[ticket]
+
+
+@tf.function(reduce_retracing=True, autograph=False)
+def _eager_call(ticket: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    def work(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        number, *arrays = inputs
+        wanted, errors = _waiting[int(number[0])]
+        try:
+            wanted(arrays, outputs)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    outputs = [empty_like(tensor) for tensor in tensors]
+    results = on_host(work, [ticket, *tensors], outputs)
+    return [shaped_like(r, t) for r, t in zip(results, tensors, strict=True)]

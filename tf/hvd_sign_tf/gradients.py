@@ -1,0 +1,229 @@
+"""The gradients of a step, handed to the host bucket by bucket, and what comes back of them."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from hvd_sign.ballots import HostVoter
+from hvd_sign.buckets import TensorSpec
+from hvd_sign.session import VoteSession
+from hvd_sign_tf import bridge
+
+Array = npt.NDArray[Any]
+
+
+class GradientExchange(ABC):
+    """What all ranks do together with a step's gradients, in a graph or eagerly.
+
+    Args:
+        buckets: what is handed to the host together.
+        present: ordinals of gradients that some rank has.
+        passes: gradients that are added up to one, over as many calls.
+    """
+
+    def __init__(
+        self, buckets: Sequence[Sequence[TensorSpec]], present: Collection[int], passes: int
+    ) -> None:
+        self.buckets = buckets
+        self.present = present
+        self.passes = passes
+        self._pass = 0
+        self._sums: dict[int, Array] = {}
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._eagerly = tf.function(self._build, reduce_retracing=True, autograph=False)
+
+    @abstractmethod
+    def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
+        """A gradient is complete; ``out`` is filled by the time ``finish()`` returns.
+
+        Args:
+            ordinal: the gradient's.
+            gradient: None: this rank has none.
+            out: of its shape and type.
+        """
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Waits for all that was made ready; tells whether the step counts."""
+
+    def __call__(self, gradients: Sequence[tf.Tensor | None]) -> tuple[list[Any], tf.Tensor]:
+        """One pass.
+
+        Args:
+            gradients: dense, in order; None: there is none on this rank.
+
+        Returns:
+            What all ranks made of them, and whether that is to be applied: bool[].
+
+        Raises:
+            RuntimeError: within XLA or a graph without order.
+            tf.errors.OpError: ranks differ, or something failed; eagerly the error itself.
+        """
+        bridge.check_context("gradients")
+        if not tf.executing_eagerly():
+            return self._build(list(gradients))
+        self._error = None
+        try:
+            results, counts = self._eagerly(list(gradients))
+            return results, counts
+        except tf.errors.OpError:
+            if self._error is not None:
+                raise self._error from None
+            raise
+
+    def _build(self, gradients: list[tf.Tensor | None]) -> tuple[list[Any], tf.Tensor]:
+        results: list[Any] = [None] * len(gradients)
+        members: list[TensorSpec] = []
+        outs: list[tf.Tensor] = []
+        for bucket in self.buckets:
+            taking = [s for s in bucket if s.ordinal in self.present]
+            taken = [bridge.empty(spec.shape, spec.dtype) for spec in taking]
+            # Its own operation, so that it runs while other gradients are still computed.
+            self._hand_over(taking, [gradients[s.ordinal] for s in taking], taken)
+            members += taking
+            outs += taken
+        filled, counts = self._await(outs)
+        for spec, result in zip(members, filled, strict=True):
+            results[spec.ordinal] = tf.reshape(result, spec.shape)
+        return results, counts
+
+    def _hand_over(
+        self, specs: list[TensorSpec], gradients: list[tf.Tensor | None], outs: list[tf.Tensor]
+    ) -> None:
+        given = [spec.ordinal for spec, g in zip(specs, gradients, strict=True) if g is not None]
+
+        def begin(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+            arrays = dict(zip(given, inputs[len(specs) :], strict=True))
+            with self._lock:
+                for spec, out in zip(specs, inputs[: len(specs)], strict=True):
+                    self._accumulate(spec.ordinal, arrays.get(spec.ordinal), out)
+
+        present = [gradient for gradient in gradients if gradient is not None]
+        bridge.on_host(self._keeping_errors(begin), [*outs, *present], [])
+
+    def _await(self, outs: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+        def end(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+            outputs[-1][0] = self._end_pass(outputs[:-1])
+
+        counts = bridge.empty((), "bool")
+        *filled, counted = bridge.on_host(self._keeping_errors(end), [], [*outs, counts])
+        return filled, tf.reshape(counted, [])
+
+    def _accumulate(self, ordinal: int, gradient: Array | None, out: Array) -> None:
+        if self.passes > 1 and gradient is not None:
+            if ordinal not in self._sums:
+                self._sums[ordinal] = np.zeros_like(gradient)
+            total = self._sums[ordinal]
+            total += gradient
+            gradient = total
+        if self._pass == self.passes - 1:
+            self.ready(ordinal, gradient, out)
+
+    def _end_pass(self, outs: Sequence[Array]) -> bool:
+        self._pass += 1
+        if self._pass < self.passes:
+            return False
+        self._pass = 0
+        try:
+            return self.conclude(self.finish(), outs)
+        finally:
+            for total in self._sums.values():
+                total.fill(0)
+
+    def conclude(self, counts: bool, outs: Sequence[Array]) -> bool:
+        """What becomes of a step that does, or does not, count."""
+        return counts
+
+    def _keeping_errors(self, work: bridge.Work) -> bridge.Work:
+        def run(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+            try:
+                work(inputs, outputs)
+            except BaseException as error:
+                self._error = error
+                raise
+
+        return run
+
+
+class GradientVotes(GradientExchange):
+    """The votes on the gradients of some variables.
+
+    Args:
+        session: one tensor a variable.
+        present: as for all.
+        passes: as for all.
+        average: the sum over the passes is divided by their number.
+        poisons: a step that does not count is shown as Inf in all gradients, which a loss scaler
+            then skips on all ranks alike; else as one that is not to be applied.
+    """
+
+    def __init__(
+        self,
+        session: VoteSession,
+        present: Collection[int],
+        passes: int,
+        *,
+        average: bool,
+        poisons: bool,
+    ) -> None:
+        super().__init__([bucket.specs for bucket in session.buckets], present, passes)
+        self.session = session
+        self._poisons = poisons
+        # A sign is none the larger for it.
+        scaled = session.options.scale != "none"
+        self._factor = 1 / passes if average and scaled else 1.0
+
+    def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
+        """Votes on a gradient; abstains in one that this rank has not."""
+        self.session.ready(ordinal, HostVoter(gradient, out, self._factor))
+
+    def finish(self) -> bool:
+        """Waits for the verdicts; abstains in what no rank has a gradient for."""
+        return self.session.finish(lambda ordinal: HostVoter(None, None))
+
+    def conclude(self, counts: bool, outs: Sequence[Array]) -> bool:
+        """Shows a step that does not count as Inf, if asked to."""
+        if counts or not self._poisons:
+            return counts
+        for out in outs:
+            out.fill(np.inf)
+        return True
+
+
+Finish = Callable[[list[Array]], list[Array]]
+
+
+class GradientSums(GradientExchange):
+    """A dense allreduce of gradients, for runtimes that have no such operation of their own.
+
+    Args:
+        specs: of the gradients that there are.
+        passes: as for all.
+        reduce: what all ranks do together, from arrays to as many of the same shapes.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], passes: int, reduce: Finish) -> None:
+        super().__init__([specs], [spec.ordinal for spec in specs], passes)
+        self._reduce = reduce
+        self._given: list[tuple[Array, Array]] = []
+
+    def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
+        """Keeps a gradient for the allreduce of all."""
+        assert gradient is not None
+        self._given.append((gradient, out))
+
+    def finish(self) -> bool:
+        """One allreduce of all."""
+        given, self._given = self._given, []
+        reduced = self._reduce([gradient for gradient, _ in given])
+        for (_, out), array in zip(given, reduced, strict=True):
+            np.copyto(out, array)
+        return True

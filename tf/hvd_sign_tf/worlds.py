@@ -1,0 +1,63 @@
+"""The job of this binding, and the operations without a vote: Horovod's, or our MPI runtime's.
+
+Attributes:
+    plain: ``horovod.tensorflow``, or ``hvd_sign_tf.mpi``, which has the same names.
+    job: its ranks, and the votes among them.
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from hvd_sign.jobs import HOROVOD, HorovodJob, Job, StandaloneJob
+from hvd_sign_tf.require import RUNTIME, WHY_NOT_HOROVOD
+
+logger = logging.getLogger("hvd_sign")
+
+plain: Any = import_module("horovod.tensorflow" if RUNTIME == HOROVOD else "hvd_sign_tf.mpi")
+
+
+def _make_job() -> Job:
+    if RUNTIME != HOROVOD:
+        return StandaloneJob()
+    from hvd_sign_tf.horovod_collectives import TensorFlowCollectives
+
+    return HorovodJob(plain, TensorFlowCollectives, _gather)
+
+
+def _gather(number: int) -> list[int]:
+    numbers = plain.allgather(np.array([number], np.int64), name="hvd_sign.mpi_ranks")
+    return [int(n) for n in numbers]
+
+
+job = _make_job()
+
+
+def init(*args: Any, **kwargs: Any) -> None:
+    """Starts the ranks and the vote; takes the arguments of Horovod's ``init``. Collective.
+
+    Raises:
+        RuntimeError: MPI cannot be used; the message says why and what helps.
+    """
+    job.init(*args, **kwargs)
+    if job.rank() == 0:
+        because = f": {WHY_NOT_HOROVOD}" if WHY_NOT_HOROVOD else ""
+        logger.info("hvd_sign.tensorflow runs on the runtime %r%s", RUNTIME, because)
+
+
+shutdown = job.shutdown
+add_process_set = job.add_process_set
+remove_process_set = job.remove_process_set
+
+
+def join() -> int:
+    """Serves the other ranks until all have joined: a joined rank abstains in every vote.
+
+    Returns:
+        The rank that joined last.
+    """
+    return job.join()
