@@ -9,7 +9,9 @@ else:
     from hvd_sign_tf.mpi import *
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_tf import keras
 from hvd_sign_tf.ops import allreduce, grouped_allreduce
+from hvd_sign_tf.optimizer import DistributedOptimizer
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.tape import DistributedGradientTape
 from hvd_sign_tf.worlds import add_process_set, init, join, remove_process_set, shutdown

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.asking import op_of, refuse_vote_options, vote_options
 from hvd_sign.buckets import TensorSpec, group_positions
 from hvd_sign.collectives import check_dtype
 from hvd_sign.options import VoteOptions, positive_factor
-from hvd_sign.session import BUCKET_BYTES
+from hvd_sign.session import BUCKET_BYTES, VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_tf.gradients import GradientExchange, GradientSums, GradientVotes
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.worlds import job, plain
+
+Array = npt.NDArray[Any]
+State = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,57 @@ class Exchanges:
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
         self._open: dict[Any, GradientExchange] = {}
+        self._sessions: list[weakref.ref[VoteSession]] = []
+        # States that were restored before their sessions were opened, by order of opening.
+        self._restored: dict[int, State] = {}
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there are steps, or passes of a step, that are not applied."""
+        options = self.wish.options
+        skips = options is not None and options.nonfinite == "skip" and not self.wish.poisons
+        return skips or self.wish.passes > 1
+
+    @property
+    def unscaled_verdicts(self) -> bool:
+        """Whether verdicts are +-1 whatever the size of the gradients."""
+        return self.wish.options is not None and self.wish.options.scale == "none"
+
+    def state(self) -> dict[str, Array]:
+        """What a checkpoint keeps of all sessions."""
+        states = {i: s.state() for i, s in enumerate(self._alive())} | self._restored
+        return {f"{i}/{k}": array for i, state in states.items() for k, array in state.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Goes on from what ``state()`` returned; sessions that are not open yet will."""
+        parts: dict[int, State] = {}
+        for key, array in state.items():
+            number, _, name = key.partition("/")
+            parts.setdefault(int(number), {})[name] = array
+        sessions = self._alive()
+        for session_number, part in parts.items():
+            if session_number < len(sessions):
+                sessions[session_number].load_state(part)
+            else:
+                self._restored[session_number] = part
+
+    def steps(self) -> dict[int, int]:
+        """How many steps each session has taken, those restored and not yet open included."""
+        states = {i: s.state() for i, s in enumerate(self._alive())} | self._restored
+        return {number: int(state["step"]) for number, state in states.items()}
+
+    def set_steps(self, steps: Mapping[int, int]) -> None:
+        """Counts on from another rank's steps."""
+        sessions = self._alive()
+        for number, step in steps.items():
+            taken = {"step": np.array(step)}
+            if number < len(sessions):
+                sessions[number].load_state(sessions[number].state() | taken)
+            else:
+                self._restored[number] = self._restored.get(number, {}) | taken
+
+    def _alive(self) -> list[VoteSession]:
+        return [session for session in (made() for made in self._sessions) if session is not None]
 
     def exchange(
         self, gradients: Sequence[Any], variables: Sequence[Any]
@@ -148,10 +204,7 @@ class Exchanges:
         exchange = self._find(dense, variables)
         # Who has no gradient for a variable that others have one for abstains, and takes theirs.
         results, counts = exchange(dense)
-        always = self.wish.passes == 1 and (
-            self.wish.options is None or self.wish.options.nonfinite != "skip" or self.wish.poisons
-        )
-        return results, None if always else counts
+        return results, counts if self.conditional else None
 
     def _dense(self, gradient: Any, variable: Any) -> Any:
         if gradient is None or not isinstance(gradient, tf.IndexedSlices):
@@ -195,10 +248,18 @@ class Exchanges:
             bucket_bytes=wish.bucket_bytes,
             groups=group_positions(wish.groups, variables, object, "tf.Variable"),
         )
-        everyones = session.stream.transport.gather_objects(given)
+        number = len(self._sessions)
+        self._sessions.append(weakref.ref(session))
+        restored = self._restored.pop(number, None)
+        everyones = session.stream.transport.gather_objects((given, restored and restored["step"]))
+        # A rank alone may have read a checkpoint: its steps become everyone's.
+        steps = [int(step) for _, step in everyones if step is not None]
+        if steps:
+            state = session.state() | (restored or {}) | {"step": np.array(max(steps))}
+            session.load_state(state)
         return GradientVotes(
             session,
-            set.union(*everyones),
+            set.union(*(theirs for theirs, _ in everyones)),
             wish.passes,
             average=wish.average,
             poisons=wish.poisons,

@@ -115,4 +115,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
             process_set,
             scale_local_gradients,
         )
-    return ExchangingTape(gradtape, _shared(wish), loss_scale_optimizer)
+    exchanges = _shared(wish)
+    return ExchangingTape(
+        gradtape, exchanges, loss_scale_optimizer if exchanges.unscaled_verdicts else None
+    )

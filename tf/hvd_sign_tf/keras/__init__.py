@@ -1,0 +1,21 @@
+"""hvd_sign for Keras: everything of ``horovod.tensorflow.keras``, and the majority vote."""
+
+from hvd_sign_tf.require import runtime
+
+if runtime() == "horovod":
+    from horovod.tensorflow.keras import *
+else:
+    from hvd_sign_tf import *
+
+from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_tf.keras import callbacks
+from hvd_sign_tf.keras.operations import (
+    DistributedOptimizer,
+    allgather,
+    allreduce,
+    broadcast,
+    load_model,
+    reducescatter,
+)
+from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.worlds import add_process_set, init, join, remove_process_set, shutdown
