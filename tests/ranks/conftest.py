@@ -53,3 +53,18 @@ def hvd(world: MPI.Intracomm) -> Iterator[object]:
     yield binding
     world.Barrier()
     binding.shutdown()
+
+
+@pytest.fixture(scope="session")
+def hvd_tf(world: MPI.Intracomm) -> Iterator[object]:
+    """The TensorFlow binding, initialised; each rank on one thread of TensorFlow's."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    import hvd_sign.tensorflow as binding
+
+    binding.init(process_sets="dynamic")
+    yield binding
+    world.Barrier()
+    binding.shutdown()

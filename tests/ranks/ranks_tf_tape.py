@@ -1,0 +1,308 @@
+"""Votes in allreduce and DistributedGradientTape: eagerly, in tf.function, and refused."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from tf_helpers import (
+    DTYPES,
+    SHAPES,
+    expected,
+    gradients,
+    plain,
+    recorded,
+    refused_alike,
+    same_everywhere,
+    values,
+    variables,
+)
+
+TIES = ("coin", "zero", "positive")
+MODES = ("eager", "graph")
+
+
+def as_mode(mode, function):
+    return tf.function(function) if mode == "graph" else function
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (5, 1000)], ids=str)
+def test_allreduce_is_the_majority(hvd_tf, world, shape, dtype, ties, mode):
+    tensor = tf.constant(values(world.rank, *shape, dtype=dtype))
+    vote = as_mode(mode, lambda t: hvd_tf.allreduce(t, op=hvd_tf.MajorityVote, ties=ties))
+    verdict = vote(tensor)
+    assert (verdict.dtype, verdict.shape) == (tensor.dtype, tensor.shape)
+    expected(world, tensor, ties).check(plain(verdict))
+    assert same_everywhere(world, verdict)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_prescale_turns_and_postscale_multiplies(hvd_tf, world, mode):
+    tensor = tf.constant([1.0, -2.0, 3.0])
+    vote = as_mode(
+        mode,
+        lambda t: hvd_tf.allreduce(
+            t, op=hvd_tf.MajorityVote, prescale_factor=-1.0, postscale_factor=0.5
+        ),
+    )
+    assert vote(tensor).numpy().tolist() == [-0.5, 0.5, -0.5]
+
+
+def test_shapes_that_only_the_run_knows(hvd_tf, world):
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, ties="zero")
+
+    for rows in (1, 5):
+        tensor = tf.constant(values(rows + world.rank, rows, 3))
+        expected(world, tensor, "zero").check(plain(vote(tensor)))
+
+
+def test_a_group_is_one_vote(hvd_tf, world):
+    tensors = [tf.constant(values(i + 10 * world.rank, *s)) for i, s in enumerate(SHAPES)]
+    verdicts = hvd_tf.grouped_allreduce(tensors, op=hvd_tf.MajorityVote, ties="positive")
+    for tensor, verdict in zip(tensors, verdicts, strict=True):
+        expected(world, tensor, "positive").check(plain(verdict))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_votes_of_a_graph_run_as_they_are_written(hvd_tf, world, mode):
+    """Ranks whose computations take differently long would else vote on different things."""
+
+    def slow(tensor, wait):
+        def sleep(array):
+            time.sleep(wait)
+            return array
+
+        return tf.reshape(tf.numpy_function(sleep, [tensor], tf.float32), tensor.shape)
+
+    def votes(tensor):
+        late = slow(tensor, 0.2 * (world.rank % 2))
+        soon = slow(-tensor, 0.2 * (1 - world.rank % 2))
+        return [
+            hvd_tf.allreduce(signal, op=hvd_tf.MajorityVote, ties="zero", name=f"signal{i % 2}")
+            for i, signal in enumerate([late, soon, late])
+        ]
+
+    tensor = tf.constant([1.0, -1.0])
+    for verdict, sign in zip(as_mode(mode, votes)(tensor), (1, -1, 1), strict=True):
+        assert verdict.numpy().tolist() == [sign, -sign]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_verdicts_of_the_tape(hvd_tf, world, mode):
+    owned = variables(*SHAPES)
+    for turn in range(3):
+        given = gradients(world.rank, owned, turn)
+
+        def verdicts(given=given):
+            tape, target = recorded(owned, given)
+            tape = hvd_tf.DistributedGradientTape(tape, compression=hvd_tf.Compression.sign)
+            return tape.gradient(target, owned)
+
+        found = as_mode(mode, verdicts)()
+        for gradient, verdict, variable in zip(given, found, owned, strict=True):
+            assert (verdict.dtype, verdict.shape) == (variable.dtype, variable.shape)
+            expected(world, gradient).check(plain(verdict))
+        assert same_everywhere(world, *found)
+
+
+def test_sources_keep_their_structure(hvd_tf, world):
+    first, second = variables((3,), (2,))
+    tape, target = recorded([first, second], [tf.ones(3), -tf.ones(2)])
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote)
+    found = tape.gradient(target, {"a": first, "b": [second]})
+    assert found["a"].numpy().tolist() == [1, 1, 1]
+    assert found["b"][0].numpy().tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rank_without_a_gradient_abstains(hvd_tf, world, mode):
+    owned = variables((3,), (2,), (4,))
+    lonely = world.size - 1
+    given = [tf.ones(3), tf.constant([2.0, -1.0]) if world.rank == lonely else None, None]
+
+    def verdicts():
+        tape, target = recorded(owned, given)
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote)
+        return tape.gradient(target, owned)
+
+    ones, others, nobodys = as_mode(mode, verdicts)()
+    assert ones.numpy().tolist() == [1, 1, 1]
+    assert others.numpy().tolist() == [1, -1]
+    assert nobodys is None
+
+
+def test_scaled_verdicts(hvd_tf, world):
+    (variable,) = variables((1000,))
+    (given,) = gradients(world.rank, [variable])
+    tape, target = recorded([variable], [given])
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, scale="mean_abs")
+    (verdict,) = tape.gradient(target, [variable])
+    size = reference.mean_abs(world.allgather(plain(given)))
+    expected(world, given).check(plain(verdict), scale=size, rtol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_groups_change_no_verdict(hvd_tf, world, groups):
+    owned = variables(*SHAPES)
+    given = gradients(world.rank, owned)
+    tape, target = recorded(owned, given)
+    tape = hvd_tf.DistributedGradientTape(
+        tape, op=hvd_tf.MajorityVote, ties="zero", num_groups=groups
+    )
+    for gradient, verdict in zip(given, tape.gradient(target, owned), strict=True):
+        expected(world, gradient, "zero").check(plain(verdict))
+
+
+def test_sparse_gradients_need_to_be_asked_for(hvd_tf, world):
+    table = tf.Variable(values(1, 130, 64))
+
+    def verdict(**options):
+        with tf.GradientTape() as tape:
+            target = -tf.reduce_sum(tf.gather(table, [1, 3]))
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, **options)
+        return tape.gradient(target, table)
+
+    message = refused_alike(world, verdict)
+    assert "expected a dense gradient, got tf.IndexedSlices; give sparse_as_dense=True" in message
+    found = verdict(sparse_as_dense=True).numpy()
+    assert (found[[1, 3]] == -1).all()
+    assert (np.delete(found, [1, 3], axis=0) == 0).all()  # rows that nobody used do not move
+
+
+@pytest.mark.ranks(2)
+def test_other_variables_on_a_rank_are_an_error_everywhere(hvd_tf, world):
+    (variable,) = variables((3 + (world.rank == 1),))
+
+    def verdict():
+        tape, target = recorded([variable], [tf.ones(variable.shape)])
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote)
+        return tape.gradient(target, variable)
+
+    message = refused_alike(world, verdict)
+    assert "shape differs between ranks" in message
+    assert "(4,) on rank 1" in message
+
+
+def test_unsupported_types_are_refused(hvd_tf, world):
+    message = refused_alike(
+        world, lambda: hvd_tf.allreduce(tf.constant([1, 2]), op=hvd_tf.MajorityVote)
+    )
+    assert "expected one of float32, float64, float16, bfloat16, got int32" in message
+    variable = tf.Variable([1.0 + 1j])
+
+    def verdict():
+        with tf.GradientTape() as tape:
+            target = tf.math.real(variable[0])
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote)
+        return tape.gradient(target, variable)
+
+    assert "got complex" in refused_alike(world, verdict)
+
+
+def test_what_one_rank_refuses_ends_everyones_vote(hvd_tf, world):
+    tensor = tf.constant([1] if world.rank == 0 else [1.0])
+    if world.rank == 0:
+        with pytest.raises(TypeError, match="got int32"):
+            hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, name="mixed")
+    else:
+        with pytest.raises(ValueError, match=r"refused on rank 0: .*got int32"):
+            hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, name="mixed")
+
+
+@pytest.mark.ranks(2)
+def test_in_a_graph_ranks_that_differ_are_an_error(hvd_tf, world):
+
+    @tf.function
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, name="in a graph")
+
+    message = ""
+    try:
+        vote(tf.ones(1 + world.rank % 2))
+    except tf.errors.OpError as error:
+        message = str(error)
+    assert "allreduce 'in a graph': shape differs between ranks" in message
+
+
+def test_xla_is_refused_with_the_remedy(hvd_tf, world):
+    @tf.function(jit_compile=True)
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote)
+
+    with pytest.raises(RuntimeError, match=r"XLA cannot compile .* jit_compile=False"):
+        vote(tf.ones(3))
+
+
+def test_graphs_without_an_order_are_refused(hvd_tf, world):
+    with tf.Graph().as_default(), pytest.raises(RuntimeError, match="no order that is the same"):
+        hvd_tf.allreduce(tf.ones(3), op=hvd_tf.MajorityVote)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ties": "heads"}, "ties: expected one of 'coin', 'zero', 'positive', got 'heads'"),
+        ({"exchange": "pigeon"}, "exchange: expected one of"),
+        ({"algorithm": "magic"}, "algorithm: expected one of 'sign'"),
+        ({"bucket_bytes": -1}, "bucket_bytes: expected a number above zero"),
+        ({"gradient_predivide_factor": 0.0}, "gradient_predivide_factor: expected"),
+    ],
+)
+def test_bad_options_are_refused(hvd_tf, world, options, message):
+    variable = tf.Variable([1.0])
+
+    def verdict():
+        tape, target = recorded([variable], [tf.ones(1)])
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, **options)
+        return tape.gradient(target, variable)
+
+    assert message in refused_alike(world, verdict)
+
+
+def test_options_of_votes_need_a_vote(hvd_tf, world):
+    with tf.GradientTape() as tape:
+        pass
+    with pytest.raises(ValueError, match="ties: only a vote has such options"):
+        hvd_tf.DistributedGradientTape(tape, ties="zero")
+    with pytest.raises(ValueError, match="packs ballots, which need"):
+        hvd_tf.DistributedGradientTape(tape, compression=hvd_tf.Compression.sign, op=hvd_tf.Sum)
+
+
+def test_skipped_steps_of_a_tape_are_inf_everywhere(hvd_tf, world):
+    owned = variables((3,), (2,))
+    bad = np.nan if world.rank == 0 else 1.0
+    tape, target = recorded(owned, [tf.constant([1.0, bad, 1.0]), tf.ones(2)])
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, nonfinite="skip")
+    found = tape.gradient(target, owned)
+    assert np.isinf(np.concatenate([v.numpy() for v in found])).all()
+
+
+@pytest.mark.ranks(3)
+def test_votes_of_a_process_set(hvd_tf, world):
+    some = hvd_tf.add_process_set([0, world.size - 1])
+    if some.included():
+        sign = -1.0 if world.rank == 0 else 1.0
+        verdict = hvd_tf.allreduce(
+            tf.constant([sign, -1.0]), op=hvd_tf.MajorityVote, ties="zero", process_set=some
+        )
+        assert verdict.numpy().tolist() == [0, -1]
+    assert hvd_tf.remove_process_set(some)
+
+
+def test_joined_ranks_abstain(hvd_tf, world):
+    (variable,) = variables((3,))
+    last = world.size - 1
+    for step in range(1 + (world.rank == last)):
+        sign = 1.0 if step == 0 else -1.0
+        tape, target = recorded([variable], [sign * tf.ones(3)])
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, seed=4)
+        assert tape.gradient(target, variable).numpy().tolist() == [sign] * 3
+    assert int(hvd_tf.join()) == last

@@ -1,0 +1,78 @@
+"""What the TensorFlow tests share: exact gradients, and the reference for tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import reference
+import tensorflow as tf
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+SHAPES = ((64, 10), (10,), (), (5000,), (0, 3), (3, 4, 5))
+
+
+def plain(tensor: Any) -> np.ndarray:
+    """The values as float64, exact for every floating type."""
+    return np.asarray(tf.cast(tensor, tf.float64))
+
+
+def values(seed: int, *shape: int, dtype: Any = "float32") -> np.ndarray:
+    """Normal values that depend on the seed alone, with some zeros."""
+    generator = np.random.default_rng([7, seed])
+    found = generator.normal(size=shape)
+    found = np.where(generator.random(shape) < 0.1, 0.0, found)
+    return found.astype(tf.as_dtype(dtype).as_numpy_dtype)
+
+
+def expected(world: Any, tensor: Any, ties: str = "coin") -> reference.Expected:
+    """The verdict of what every rank of ``world`` holds. Collective over it."""
+    return reference.verdict(world.allgather(plain(tensor)), ties)
+
+
+def variables(*shapes: tuple, dtype: str = "float32") -> list[tf.Variable]:
+    """The same variables on every rank."""
+    return [
+        tf.Variable(values(i, *shape, dtype=dtype), name=f"layer{i}")
+        for i, shape in enumerate(shapes)
+    ]
+
+
+def gradients(rank: int, owned: list, turn: int = 0) -> list[tf.Tensor]:
+    """Other values on each rank and in each turn, in the variables' types."""
+    return [
+        tf.constant(values(1000 + 97 * turn + 11 * i + 7919 * rank, *v.shape, dtype=v.dtype))
+        for i, v in enumerate(owned)
+    ]
+
+
+def recorded(owned: list, grads: list) -> tuple[tf.GradientTape, tf.Tensor]:
+    """A tape, and a target whose gradients are exactly ``grads`` (None: it takes no part)."""
+    with tf.GradientTape() as tape:
+        terms = [
+            tf.reduce_sum(tf.cast(v, tf.float64) * tf.cast(g, tf.float64))
+            for v, g in zip(owned, grads, strict=True)
+            if g is not None
+        ]
+        target = tf.add_n(terms)
+    return tape, target
+
+
+def same_everywhere(world: Any, *tensors: Any) -> bool:
+    """Whether all ranks hold the same values, bit for bit."""
+    mine = b"".join(plain(tensor).tobytes() for tensor in tensors)
+    return len(set(world.allgather(mine))) == 1
+
+
+def refused_alike(world: Any, call: Any) -> str:
+    """The message of the error that ``call`` must raise, the same on every rank."""
+    try:
+        call()
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        message = str(error)
+    else:
+        message = None
+    messages = world.allgather(message)
+    assert None not in messages, f"no error on some ranks: {messages}"
+    assert len(set(messages)) == 1, f"the ranks say different things: {messages}"
+    return messages[0]
