@@ -6,8 +6,9 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from hvd_sign.standalone.operations import AllGather, Array, Broadcast
+from hvd_sign.standalone.operations import AllGather, Array, Broadcast, Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ask, ranks
 
@@ -31,12 +32,13 @@ def broadcast_object(
 
     Raises:
         ValueError: the root is none of them.
+        TypeError: pickle cannot copy the value; ValueError on the other ranks.
     """
     sends = ranks().rank == root_rank
-    packed = np.frombuffer(pickle.dumps(value), np.uint8) if sends else np.empty(0, np.uint8)
     name = name or "object"
-    packed_size = np.array([packed.size])
-    length = _broadcast(packed_size, root_rank, f"{name}.length", process_set)
+    first = f"{name}.length"
+    packed = _pack(value, Broadcast, first, process_set) if sends else np.empty(0, np.uint8)
+    length = _broadcast(np.array([packed.size]), root_rank, first, process_set)
     if not sends:
         packed = np.empty(int(length[0]), np.uint8)
     content = _broadcast(packed, root_rank, f"{name}.content", process_set)
@@ -54,14 +56,31 @@ def _broadcast(array: Array, root_rank: int, name: str, process_set: ProcessSet)
 def allgather_object(
     value: Any, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> list[Any]:
-    """Every rank's object, in order of ranks. Blocks; collective over the process set."""
-    packed = np.frombuffer(pickle.dumps(value), np.uint8)
+    """Every rank's object, in order of ranks. Blocks; collective over the process set.
+
+    Raises:
+        TypeError: pickle cannot copy the value; ValueError on the other ranks.
+    """
     name = name or "object"
-    lengths = _gather(np.array([packed.size]), f"{name}.lengths", process_set)
+    first = f"{name}.lengths"
+    packed = _pack(value, AllGather, first, process_set)
+    lengths = _gather(np.array([packed.size]), first, process_set)
     content = _gather(packed, f"{name}.contents", process_set)
     ends = np.cumsum(lengths)
     parts = np.split(content, ends[:-1])
     return [pickle.loads(part.tobytes()) for part in parts]
+
+
+def _pack(
+    value: Any, kind: type[Collective], name: str, process_set: ProcessSet
+) -> npt.NDArray[np.uint8]:
+    """The bytes of an object; if there are none, the other ranks' calls of that name end too."""
+    with ranks().stream(process_set).refusing(kind.kind, name):
+        try:
+            return np.frombuffer(pickle.dumps(value), np.uint8)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            found = type(value).__name__
+            raise TypeError(f"value: pickle cannot copy this {found}: {error}") from error
 
 
 def _gather(array: Array, name: str, process_set: ProcessSet) -> Array:

@@ -131,6 +131,14 @@ class Ranks:
             communicator.Free()
         return True
 
+    def process_set(self, number: int) -> ProcessSet:
+        """The process set of a number. Raises ValueError: there is none."""
+        if number not in self._sets:
+            raise ValueError(
+                f"process_set_id: expected one of {sorted(self._sets)}, got {number!r}"
+            )
+        return self._sets[number]
+
     def communicator(self, process_set: ProcessSet) -> MPI.Intracomm:
         """Of the collectives of a process set. Raises ValueError: this process is not in it."""
         process_set.rank()

@@ -14,4 +14,11 @@ from hvd_sign_tf.ops import allreduce, grouped_allreduce
 from hvd_sign_tf.optimizer import DistributedOptimizer
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.tape import DistributedGradientTape
-from hvd_sign_tf.worlds import add_process_set, init, join, remove_process_set, shutdown
+from hvd_sign_tf.worlds import (
+    add_process_set,
+    barrier,
+    init,
+    join,
+    remove_process_set,
+    shutdown,
+)

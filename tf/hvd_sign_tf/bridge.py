@@ -9,6 +9,7 @@ order in which they are written, the same on all ranks.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,13 @@ def check_context(who: str) -> None:
         raise RuntimeError(f"{who}: {NO_XLA}")
     if not isinstance(graph, tf.__internal__.FuncGraph):
         raise RuntimeError(f"{who}: {NO_GRAPH}")
+
+
+def name_in_graph(kind: str, name: str | None, tensor: Any) -> str | None:
+    """The name of an operation: its own, or in a graph, where it runs often, its tensor's."""
+    if name is None and not tf.executing_eagerly():
+        return f"{kind}.{re.sub('[^a-zA-Z0-9_]', '_', tensor.name)}"
+    return name
 
 
 def empty(shape: Any, dtype: Any) -> tf.Tensor:

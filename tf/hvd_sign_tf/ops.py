@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +18,6 @@ from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.worlds import job, plain
 
 Array = npt.NDArray[Any]
-
-
-def name_in_graph(kind: str, name: str | None, tensor: Any) -> str | None:
-    """The name of an operation: its own, or in a graph, where it runs often, its tensor's."""
-    if name is None and not tf.executing_eagerly():
-        return f"{kind}.{re.sub('[^a-zA-Z0-9_]', '_', tensor.name)}"
-    return name
 
 
 def _vote(
@@ -60,7 +52,7 @@ def _vote(
             if prescale_factor != 1.0:
                 signal = signal * tf.cast(prescale_factor, signal.dtype)
             signals.append(signal)
-    name = name_in_graph(ALLREDUCE, name, signals[0])
+    name = bridge.name_in_graph(ALLREDUCE, name, signals[0])
     scalars = [signal.shape.rank == 0 for signal in signals]
 
     def work(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:

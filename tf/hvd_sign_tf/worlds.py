@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from hvd_sign.jobs import HOROVOD, HorovodJob, Job, StandaloneJob
 from hvd_sign_tf.require import RUNTIME, WHY_NOT_HOROVOD
@@ -61,3 +62,15 @@ def join() -> int:
         The rank that joined last.
     """
     return job.join()
+
+
+def barrier(process_set: Any = plain.global_process_set) -> None:
+    """Waits until all ranks of a process set have come to it.
+
+    Raises:
+        RuntimeError: within a graph, which would not wait when it is built.
+    """
+    if not tf.executing_eagerly():
+        raise RuntimeError("barrier: expected eager mode, got a graph or tf.function")
+    arrived = tf.ones([1], tf.int32)
+    plain.allreduce(arrived, op=plain.Sum, name="hvd_sign.barrier", process_set=process_set).numpy()

@@ -9,7 +9,7 @@ else:
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
 from hvd_sign_tf.keras import callbacks
-from hvd_sign_tf.keras.operations import (
+from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
     DistributedOptimizer,
     allgather,
     allreduce,
@@ -18,4 +18,11 @@ from hvd_sign_tf.keras.operations import (
     reducescatter,
 )
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.worlds import add_process_set, init, join, remove_process_set, shutdown
+from hvd_sign_tf.worlds import (
+    add_process_set,
+    barrier,
+    init,
+    join,
+    remove_process_set,
+    shutdown,
+)

@@ -1,0 +1,117 @@
+"""Who takes part, and what this runtime is made of, as Horovod tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from hvd_sign.runtime import load_mpi
+from hvd_sign.standalone import ranks as standalone
+from hvd_sign_tf.mpi.hosting import on_host
+
+UNKNOWN_SET = -3
+"""What ``process_set_included_op`` returns for a process set that is not registered."""
+
+
+def mpi_threads_supported() -> bool:
+    """Whether MPI may be called from several threads at a time.
+
+    Raises:
+        ValueError: ``init()`` was not called.
+    """
+    standalone.ranks()
+    mpi = load_mpi()
+    return bool(mpi.Query_thread() == mpi.THREAD_MULTIPLE)
+
+
+def mpi_enabled() -> bool:
+    """True: this runtime is on MPI."""
+    return True
+
+
+def mpi_built() -> bool:
+    """True: this runtime is on MPI."""
+    return True
+
+
+def gloo_enabled() -> bool:
+    """False: there is no Gloo in this runtime."""
+    return False
+
+
+def gloo_built() -> bool:
+    """False: there is no Gloo in this runtime."""
+    return False
+
+
+def nccl_built() -> int:
+    """0: there is no NCCL in this runtime; Horovod gives its version."""
+    return 0
+
+
+def ddl_built() -> bool:
+    """False: there is no DDL in this runtime."""
+    return False
+
+
+def ccl_built() -> bool:
+    """False: there is no oneCCL in this runtime."""
+    return False
+
+
+def cuda_built() -> bool:
+    """False: collectives run on the host."""
+    return False
+
+
+def rocm_built() -> bool:
+    """False: collectives run on the host."""
+    return False
+
+
+def check_num_rank_power_of_2(num_rank: int) -> bool:
+    """Whether a number of ranks is a power of two."""
+    return num_rank > 0 and num_rank & (num_rank - 1) == 0
+
+
+def rank_op(name: str | None = None) -> tf.Tensor:
+    """This process's number, read whenever the graph runs: int32[]."""
+    return _number(standalone.rank)
+
+
+def local_rank_op(name: str | None = None) -> tf.Tensor:
+    """This process's number on its node, read whenever the graph runs: int32[]."""
+    return _number(standalone.local_rank)
+
+
+def size_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
+    """How many ranks a process set has, read whenever the graph runs: int32[].
+
+    Raises:
+        ValueError: there is no such process set.
+    """
+    return _number(lambda: standalone.ranks().process_set(process_set_id).size())
+
+
+def local_size_op(name: str | None = None) -> tf.Tensor:
+    """How many ranks there are on this node, read whenever the graph runs: int32[]."""
+    return _number(standalone.local_size)
+
+
+def process_set_included_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
+    """1 if this process is in a process set, 0 if not, -3 if there is none: int32[]."""
+
+    def look() -> int:
+        try:
+            return int(standalone.ranks().process_set(process_set_id).included())
+        except ValueError:
+            return UNKNOWN_SET
+
+    return _number(look)
+
+
+def _number(look: Callable[[], int]) -> tf.Tensor:
+    (number,) = on_host(lambda _: [np.int32(look())], [], [tf.int32], [[]])
+    return number

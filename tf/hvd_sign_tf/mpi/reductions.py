@@ -1,0 +1,302 @@
+"""What computes with all ranks' tensors: allreduce and reducescatter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from hvd_sign.standalone.groups import ReduceScatters
+from hvd_sign.standalone.operations import AllReduce, ReduceOp, ReduceScatter, check_op
+from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.ranks import ask
+from hvd_sign_tf.bridge import name_in_graph
+from hvd_sign_tf.mpi.compression import Compression
+from hvd_sign_tf.mpi.gathering import allgather, grouped_allgather
+from hvd_sign_tf.mpi.hosting import Array, any_length, as_tensors, collective, refusing
+
+
+def handle_average_backwards_compatibility(op: Any, average: bool | None) -> Any:
+    """The operation that ``op`` and the older ``average`` ask for; of neither, ``Average``.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if op is not None and average is not None:
+        raise ValueError("average: not allowed together with op, which takes its place")
+    if op is not None:
+        return op
+    return ReduceOp.Sum if average is False else ReduceOp.Average
+
+
+def allreduce(
+    tensor: Any,
+    average: bool | None = None,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    ignore_name_scope: bool = False,
+) -> Any:
+    """Reduces a tensor over all ranks.
+
+    As Horovod's, its gradient is reduced in the same way, and ``tf.IndexedSlices`` are gathered.
+
+    Args:
+        tensor: of the same shape and type on all ranks.
+        average: older than ``op``: True is ``Average``, False ``Sum``.
+        device_dense: without effect, as is ``device_sparse``: collectives run on the host.
+        device_sparse: see there.
+        compression: what is done to the tensor before and after.
+        op: ``Average`` (default), ``Sum``, ``Min``, ``Max`` or ``Product``.
+        prescale_factor: multiplies before.
+        postscale_factor: multiplies after.
+        name: of the call.
+        process_set: the ranks that take part.
+        ignore_name_scope: without effect: a call's name has no scope.
+
+    Raises:
+        ValueError: an operation that there is not; or, on all ranks alike, ranks that differ in
+            operation, shape or type.
+        TypeError: no numbers.
+        RuntimeError: within XLA, or in a graph without an order.
+    """
+    (result,) = grouped_allreduce(
+        [tensor],
+        average,
+        compression=compression,
+        op=op,
+        prescale_factor=prescale_factor,
+        postscale_factor=postscale_factor,
+        process_set=process_set,
+        name=name,
+    )
+    return result
+
+
+def grouped_allreduce(
+    tensors: Sequence[Any],
+    average: bool | None = None,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+    ignore_name_scope: bool = False,
+    name: str | None = None,
+) -> list[Any]:
+    """``allreduce`` of several tensors in one call."""
+    sparse = [t for t in tensors if isinstance(t, tf.IndexedSlices)]
+    with refusing(AllReduce, name, process_set):
+        op = check_op(handle_average_backwards_compatibility(op, average))
+        if sparse and op not in (ReduceOp.Average, ReduceOp.Sum):
+            raise ValueError(f"op: tf.IndexedSlices take Average and Sum, got {op.name}")
+        if sparse and (prescale_factor, postscale_factor) != (1.0, 1.0):
+            raise ValueError("prescale_factor, postscale_factor: tf.IndexedSlices take none")
+    dense = [t for t in tensors if not isinstance(t, tf.IndexedSlices)]
+    reduced = iter(
+        _compressed(
+            lambda given: _reduce(given, op, prescale_factor, postscale_factor, name, process_set),
+            as_tensors(AllReduce, dense, name, process_set),
+            compression,
+        )
+    )
+    gathered = iter(_gather_slices(sparse, op, name, process_set))
+    return [next(gathered if isinstance(t, tf.IndexedSlices) else reduced) for t in tensors]
+
+
+def _compressed(
+    operation: Callable[[Sequence[tf.Tensor]], Sequence[tf.Tensor]],
+    tensors: Sequence[tf.Tensor],
+    compression: Any,
+) -> list[tf.Tensor]:
+    if not tensors:
+        return []
+    sent, contexts = zip(*(compression.compress(tensor) for tensor in tensors), strict=True)
+    return [
+        compression.decompress(result, context)
+        for result, context in zip(operation(sent), contexts, strict=True)
+    ]
+
+
+def _reduce(
+    tensors: Sequence[Any],
+    op: ReduceOp,
+    prescale: float,
+    postscale: float,
+    name: str | None,
+    process_set: ProcessSet,
+) -> Sequence[tf.Tensor]:
+    @tf.custom_gradient
+    def reduce(*sources: tf.Tensor) -> Any:
+        reduced = collective(
+            AllReduce,
+            lambda comm, arrays: AllReduce(comm, arrays, op, prescale, postscale),
+            sources,
+            [source.dtype for source in sources],
+            [source.shape for source in sources],
+            name_in_graph(AllReduce.kind, name, sources[0]),
+            process_set,
+        )
+
+        def grad(*upstream: Any) -> Sequence[tf.Tensor]:
+            return _reduce(upstream, op, prescale, postscale, None, process_set)
+
+        return reduced, grad
+
+    return list(reduce(*[tf.convert_to_tensor(tensor) for tensor in tensors]))
+
+
+def _gather_slices(
+    slices: Sequence[tf.IndexedSlices], op: ReduceOp, name: str | None, process_set: ProcessSet
+) -> list[tf.IndexedSlices]:
+    parts = [part for s in slices for part in (s.values, s.indices)]
+    gathered = grouped_allgather(parts, name and f"{name}.slices", process_set=process_set)
+    results = []
+    for own, values, indices in zip(slices, gathered[::2], gathered[1::2], strict=True):
+        if op is ReduceOp.Average:
+            values = values / tf.cast(process_set.size(), values.dtype)
+        results.append(tf.IndexedSlices(values, indices, dense_shape=own.dense_shape))
+    return results
+
+
+def reducescatter(
+    tensor: Any,
+    device_dense: str = "",
+    compression: Any = Compression.none,
+    op: Any = ReduceOp.Average,
+    name: str | None = None,
+    process_set: ProcessSet = global_process_set,
+    ignore_name_scope: bool = False,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> tf.Tensor:
+    """Reduces a tensor over all ranks, and gives each its share of the first dimension.
+
+    As Horovod's, its gradient is gathered, and times the number of ranks under ``Sum``.
+
+    Args:
+        tensor: [n, ...], of the same shape and type on all ranks.
+        device_dense: without effect: collectives run on the host.
+        compression: what is done to the tensor before and after.
+        op: ``Average`` or ``Sum``.
+        name: of the call.
+        process_set: the ranks that take part.
+        ignore_name_scope: without effect: a call's name has no scope.
+        prescale_factor: multiplies before.
+        postscale_factor: multiplies after.
+
+    Returns:
+        [n / ranks, ...], or one row more on the first n mod ranks of them.
+
+    Raises:
+        ValueError: a scalar, or another operation; or, on all ranks alike, ranks that differ in
+            operation, shape or type.
+        RuntimeError: within XLA, or in a graph without an order.
+    """
+    (share,) = grouped_reducescatter(
+        [tensor], "", compression, op, process_set, prescale_factor, postscale_factor, name
+    )
+    return share
+
+
+def grouped_reducescatter(
+    tensors: Sequence[Any],
+    device_dense: str = "",
+    compression: Any = Compression.none,
+    op: Any = ReduceOp.Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    name: str | None = None,
+) -> list[tf.Tensor]:
+    """``reducescatter`` of several tensors in one call."""
+
+    def make(comm: Any, arrays: list[Array]) -> ReduceScatters:
+        members = [
+            ReduceScatter(comm, array, op, prescale_factor, postscale_factor) for array in arrays
+        ]
+        return ReduceScatters(comm, members)
+
+    @tf.custom_gradient
+    def scatter(*sources: tf.Tensor) -> Any:
+        shares = collective(
+            ReduceScatters,
+            make,
+            sources,
+            [source.dtype for source in sources],
+            [any_length(source) for source in sources],
+            name_in_graph(ReduceScatter.kind, name, sources[0]),
+            process_set,
+        )
+
+        def grad(*upstream: Any) -> list[tf.Tensor]:
+            factor = prescale_factor * postscale_factor
+            if op == ReduceOp.Sum:
+                factor *= process_set.size()
+            scaled = [tf.convert_to_tensor(g) for g in upstream]
+            scaled = [g * tf.cast(factor, g.dtype) for g in scaled]
+            return [allgather(g, process_set=process_set) for g in scaled]
+
+        return shares, grad
+
+    given = as_tensors(ReduceScatter, tensors, name, process_set)
+    return _compressed(lambda sent: list(scatter(*sent)), given, compression)
+
+
+_reductions = itertools.count()
+
+
+def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
+    """What all ranks do with a step's gradients where nothing is voted on.
+
+    Collective in so far as every rank makes its reductions in the same order.
+
+    Args:
+        wish: a ``hvd_sign_tf.exchanges.Wish``.
+
+    Returns:
+        From arrays to the reduced ones, in one call.
+
+    Raises:
+        ValueError: an operation that there is not, or one that ``predivide`` has no meaning for.
+    """
+    name = f"gradients.{next(_reductions)}"
+    with refusing(AllReduce, name, wish.process_set):
+        op = check_op(wish.op)
+        if wish.predivide != 1.0 and op is not ReduceOp.Average:
+            raise ValueError(f"gradient_predivide_factor: only Average has one, got op={op.name}")
+
+    def reduce(arrays: list[Array]) -> list[Array]:
+        before, after = 1.0 / wish.predivide, wish.predivide
+        if wish.compression is Compression.none:
+            return _summed(arrays, before, after)
+        with tf.device("/cpu:0"):
+            tensors = [tf.convert_to_tensor(array) for array in arrays]
+            results = _compressed(
+                lambda sent: _summed([np.asarray(t) for t in sent], before, after),
+                tensors,
+                wish.compression,
+            )
+        return [np.asarray(result) for result in results]
+
+    def _summed(arrays: list[Array], before: float, after: float) -> list[Array]:
+        asked = ask(
+            AllReduce,
+            lambda comm: AllReduce(comm, arrays, op, before, after),
+            name,
+            wish.process_set,
+        )
+        reduced: list[Array] = asked.result()
+        return reduced
+
+    return reduce
