@@ -84,7 +84,11 @@ class Setup:
         return keys | {"tools": tools, "kernels": self._kernels_key(recipe), "packages": packages}
 
     def _kernels_key(self, recipe: Sequence[Path]) -> str:
-        """Returns what the compiled modules depend on, in whichever environment."""
+        """Returns what the compiled modules depend on, in whichever environment.
+
+        With the MPI of the wheel they run on the one that mpi4py has loaded, which is the wheel in
+        their own environment.
+        """
         native = sorted((PACKAGE / "native").rglob("*"))
         machines = (sys.version, self.mpi.identity, self.compiler)
         return digest(*machines, ROOT / COMMON_PINS, *recipe, *native)
