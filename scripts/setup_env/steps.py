@@ -75,8 +75,9 @@ class Setup:
         choices = sorted(pair for pair in self.env.items() if horovod.CHOICES.match(pair[0]))
         built = digest(frameworks, choices, cuda.toolkits(self.env))
         bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
-        recipe = [ROOT / "setup.py", ROOT / "pyproject.toml", PACKAGE / "_version.py"]
-        tools = digest(built if self.kind.horovod else frameworks, bindings, *recipe)
+        recipe = [ROOT / "setup.py", PACKAGE / "_version.py"]
+        before = built if self.kind.horovod else frameworks
+        tools = digest(before, bindings, *recipe, ROOT / "pyproject.toml")
         packages = digest("packages", self.packages)
         keys = {"venv": venv, "mpi": mpi, "frameworks": frameworks}
         if self.kind.horovod:
