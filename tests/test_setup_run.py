@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.setup_env import errors, state
+from scripts.setup_env import compiled, errors, kinds, state, steps
 from scripts.setup_env.errors import SetupError
 from scripts.setup_env.progress import Progress, clock
 
@@ -111,6 +111,49 @@ def test_one_set_up_at_a_time(tmp_path):
 
         with state.lock(tmp_path / "lock", waiting):
             assert waited == [True]
+
+
+# Compiled modules: all environments of a Python share them.
+
+
+@pytest.fixture
+def made(tmp_path) -> compiled.Compiled:
+    made = compiled.Compiled(tmp_path / "hvd_sign", tmp_path / "build")
+    made.package.mkdir()
+    for name in ("_engine", "_kernels"):
+        (made.package / f"{name}{made.suffix}").write_text("")
+    made.finish("k1")
+    return made
+
+
+def test_what_one_environment_compiled_serves_the_other(made):
+    again = compiled.Compiled(made.package, made.file.parent)
+    assert again.fresh("k1")
+    assert not again.fresh("k2")
+    (made.package / "_kernels.cpython-36m-x86_64-linux-gnu.so").write_text("")  # another Python's
+    assert again.fresh("k1")
+
+
+def test_compiled_modules_that_were_lost_or_removed_are_made_again(made):
+    lost = made.modules()[0]
+    lost.unlink()
+    assert not made.fresh("k1")
+    lost.write_text("")
+    assert made.fresh("k1")
+    made.remove()
+    assert made.modules() == []
+    made.finish("k1")  # a build that made nothing is none
+    assert not made.fresh("k1")
+
+
+def test_both_environments_agree_on_what_to_compile_from():
+    def keys(kind: str) -> dict[str, str]:
+        return steps.Setup(kinds.KINDS[kind], "torch", "auto", False).keys()
+
+    main, keras3 = keys("main"), keys("keras3")
+    assert main["kernels"] == keras3["kernels"]
+    assert main["frameworks"] != keras3["frameworks"]
+    assert main.keys() - keras3.keys() == {"horovod"}
 
 
 # Programs: their failures become sentences, and they end with the set-up.

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from scripts.setup_env import cuda, horovod, machine
 from scripts.setup_env import mpi as mpis
+from scripts.setup_env.compiled import Compiled
 from scripts.setup_env.errors import SetupError
+from scripts.setup_env.kinds import COMMON_PINS, KINDS, TORCH, Kind, constraints
 from scripts.setup_env.mpi import Mpi
 from scripts.setup_env.progress import Progress, clock
 from scripts.setup_env.state import State, digest, lock
@@ -26,10 +26,6 @@ from scripts.setup_env.state import State, digest, lock
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "hvd_sign"
 SCRIPTS = Path(__file__).parent
-TORCH = "torch"
-BUILD_TOOLS = ("setuptools", "wheel", "packaging", "cmake", "ninja", "nanobind")
-HOROVOD_NEEDS = ("numpy", "cloudpickle", "psutil", "pyyaml", "cffi")
-STEPS = ("venv", "mpi", "frameworks", "horovod", "tools", "kernels", "packages")
 MPI4PY_FROM_SOURCE = ("--no-binary=mpi4py", "--force-reinstall", "--no-cache-dir", "mpi4py")
 VERSIONS = (
     "import importlib.metadata as m, sys, torch\n"
@@ -38,41 +34,30 @@ VERSIONS = (
 )
 
 
-def tensorflow_package(python: tuple[int, ...], processor: str) -> str | None:
-    """Returns the TensorFlow to install; None where the one that Horovod builds for has no file."""
-    if python > (3, 11):
-        return None
-    return "tensorflow-cpu" if processor == "x86_64" else "tensorflow"
-
-
-def constraints(pinned: str, torch: str) -> str:
-    """Returns the pins to install by: all, or all but PyTorch's if another one is asked for."""
-    if torch == TORCH:
-        return pinned
-    return re.sub(r"(?m)^torch\b.*\n?", "", pinned)
-
-
 class Setup:
     """One run of the set-up.
 
     Args:
+        kind: which environment.
         torch: what pip is to install as PyTorch; ``"torch"``: the pinned one.
         mpi: ``"auto"`` or ``"wheel"``.
         data: whether the benchmarks' data set is wanted, where root can install it.
 
     Raises:
-        SetupError: there is no compiler, or `.venv` is not ours.
+        SetupError: there is no compiler, or the environment is not ours.
     """
 
-    def __init__(self, torch: str, mpi: str, data: bool) -> None:
+    def __init__(self, kind: Kind, torch: str, mpi: str, data: bool) -> None:
+        self.kind = kind
         self.torch = torch
         self.wish = mpi
-        self.venv = ROOT / ".venv"
+        self.venv = ROOT / kind.folder
         self.python = str(self.venv / "bin" / "python")
         self.env = environment(os.environ, self.venv)
         self.state = State(self.venv)
+        self.compiled = Compiled(PACKAGE, ROOT / "build")
         self.compiler = machine.compiler(os.environ)
-        self.tensorflow = tensorflow_package(sys.version_info[:2], platform.machine())
+        self.tensorflow = kind.tensorflow(sys.version_info[:2], platform.machine())
         self.packages = wanted_packages(data) if machine.root_installs() else ()
         self.mpi = self._chosen_mpi()
 
@@ -85,28 +70,37 @@ class Setup:
         """Returns what each step depends on, as short keys; a step depends on those before."""
         venv = digest("venv", sys.version, sys.base_prefix, self.mpi.identity)
         scripts = [path for path in sorted(SCRIPTS.rglob("*.*")) if "__pycache__" not in path.parts]
-        mpi = digest(venv, self.compiler, ROOT / "constraints.txt", *scripts)
+        mpi = digest(venv, self.compiler, *self.kind.pin_files(ROOT), *scripts)
         frameworks = digest(mpi, self.torch, self.tensorflow)
         choices = sorted(pair for pair in self.env.items() if horovod.CHOICES.match(pair[0]))
         built = digest(frameworks, choices, cuda.toolkits(self.env))
-        tools = digest(built, ROOT / "setup.py", ROOT / "pyproject.toml")
         bindings = [path.parent.name for path in sorted(ROOT.glob("*/hvd_sign_*/__init__.py"))]
-        native = [PACKAGE / "_version.py", *sorted((PACKAGE / "native").rglob("*"))]
-        kernels = digest(tools, bindings, *native)
+        recipe = [ROOT / "setup.py", PACKAGE / "_version.py"]
+        before = built if self.kind.horovod else frameworks
+        tools = digest(before, bindings, *recipe, ROOT / "pyproject.toml")
         packages = digest("packages", self.packages)
-        return dict(
-            zip(STEPS, (venv, mpi, frameworks, built, tools, kernels, packages), strict=True)
-        )
+        keys = {"venv": venv, "mpi": mpi, "frameworks": frameworks}
+        if self.kind.horovod:
+            keys["horovod"] = built
+        return keys | {"tools": tools, "kernels": self._kernels_key(recipe), "packages": packages}
+
+    def _kernels_key(self, recipe: Sequence[Path]) -> str:
+        """Returns what the compiled modules depend on, in whichever environment.
+
+        With the MPI of the wheel they run on the one that mpi4py has loaded, which is the wheel in
+        their own environment.
+        """
+        native = sorted((PACKAGE / "native").rglob("*"))
+        machines = (sys.version, self.mpi.identity, self.compiler)
+        return digest(*machines, ROOT / COMMON_PINS, *recipe, *native)
 
     def stale(self) -> dict[str, str]:
         """Returns the steps to be done, in order, with their keys."""
-        due = {name: key for name, key in self.keys().items() if not self.state.fresh(name, key)}
-        if not self._compiled() or any(
-            not (PACKAGE / name).exists() for name in self.state.notes.get("compiled", "").split()
-        ):
-            due["kernels"] = self.keys()["kernels"]
-        if "tools" in due:
-            del due["kernels"]  # they are built with the rest of hvd_sign
+        keys = self.keys()
+        due = {name: key for name, key in keys.items() if not self.state.fresh(name, key)}
+        due.pop("kernels", None)
+        if "tools" not in due and not self.compiled.fresh(keys["kernels"]):
+            due["kernels"] = keys["kernels"]
         if not self.packages:
             due.pop("packages", None)
         return due
@@ -126,12 +120,9 @@ class Setup:
             with progress.step("Debian's Open MPI"):
                 self.mpi = mpis.install_debians(progress, os.environ, self.venv)
             due = self.stale()
-        kernels = self.keys()["kernels"]
         for name, key in due.items():
             getattr(self, f"_{name}")(progress)
             self.state.finish(name, key)
-            if name == "tools":
-                self.state.finish("kernels", kernels)
         progress.say(f"set-up done in {clock(progress.elapsed())}: {self.venv}")
 
     def _packages(self, progress: Progress) -> None:
@@ -184,7 +175,7 @@ class Setup:
         other = "and TensorFlow" if self.tensorflow else "(TensorFlow 2.15 needs Python <= 3.11)"
         with progress.step(f"PyTorch {other}"):
             tensorflow = [self.tensorflow] if self.tensorflow else []
-            needs = [*BUILD_TOOLS, *HOROVOD_NEEDS, *shlex.split(self.torch), *tensorflow]
+            needs = [*self.kind.needs, *shlex.split(self.torch), *tensorflow]
             self._pip(progress, "installing the frameworks", *needs)
 
     def _horovod(self, progress: Progress) -> None:
@@ -208,25 +199,25 @@ class Setup:
     def _tools(self, progress: Progress) -> None:
         title = "hvd_sign with its kernels, and the tools for tests and benchmarks"
         with progress.step(title), self.state.changing("tools"):
-            self._build(progress, f"{ROOT}[dev,bench]")
+            self._build(progress, f"{ROOT}[{self.kind.extras}]")
 
     def _kernels(self, progress: Progress) -> None:
         with progress.step("hvd_sign's kernels"):
             self._build(progress, "--no-deps", str(ROOT))
 
     def _build(self, progress: Progress, *what: str) -> None:
-        for module in self._compiled():
-            module.unlink()  # it may be newer than its sources, but made for another MPI
+        key = self.keys()["kernels"]
+        fresh = self.compiled.fresh(key)
+        if not fresh:
+            self.compiled.remove()
         line = self._pip_line("--no-build-isolation", *what[:-1], "-e", what[-1])
-        progress.run("building hvd_sign", line, {**self.env, "MPICXX": self.mpi.mpicxx})
-        self.state.note("compiled", " ".join(module.name for module in self._compiled()))
-
-    def _compiled(self) -> list[Path]:
-        return sorted(PACKAGE.glob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"))
+        build = {"MPICXX": self.mpi.mpicxx, "HVD_SIGN_COMPILED": str(int(fresh))}
+        progress.run("building hvd_sign", line, {**self.env, **build})
+        self.compiled.finish(key)
 
     def _pip_line(self, *arguments: str) -> list[str]:
         pins = self.venv / "constraints.txt"
-        pins.write_text(constraints((ROOT / "constraints.txt").read_text(), self.torch))
+        pins.write_text(constraints(self.kind.pin_files(ROOT), self.torch))
         fixed = ["--disable-pip-version-check", "--no-input", "install", "--progress-bar=off"]
         return [self.python, "-m", "pip", *fixed, "-c", str(pins), *arguments]
 
@@ -267,6 +258,7 @@ def stop(number: int, frame: FrameType | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the set-up and returns its exit status: 1 if it cannot be done."""
     parser = argparse.ArgumentParser(prog="scripts.setup_env", description=__doc__)
+    parser.add_argument("--environment", default="main", choices=KINDS, help="which to make")
     parser.add_argument("--torch", default=TORCH, help="what pip installs as PyTorch")
     parser.add_argument("--mpi", default="auto", choices=("auto", "wheel"), help="which MPI")
     parser.add_argument("--data", action="store_true", help="the benchmarks' data set too")
@@ -275,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, stop)
     try:
         with lock(ROOT / ".venv.lock", lambda: print("set-up: waiting for another one here")):
-            Setup(given.torch or TORCH, given.mpi, given.data).run()
+            Setup(KINDS[given.environment], given.torch or TORCH, given.mpi, given.data).run()
     except SetupError as error:
         if error.detail:
             print(error.detail, file=sys.stderr)
