@@ -54,7 +54,12 @@ class Collective(Call):
 
     Args:
         communicator: the process set's own, on which the stream lets one call run at a time.
+
+    Attributes:
+        types: the element types as the framework calls them, where arrays stand for other ones.
     """
+
+    types: Sequence[str] | None = None
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
@@ -62,6 +67,10 @@ class Collective(Call):
     @abstractmethod
     def result(self) -> Any:
         """What the operation gives this rank."""
+
+    def dtypes(self, *arrays: Array) -> str:
+        """The arrays' element types, for a claim."""
+        return ", ".join(self.types or [array.dtype.name for array in arrays])
 
     def steps(self, name: str, transport: Transport) -> Iterator[Pending]:
         """The operation on its own communicator, whatever the votes' transport."""
@@ -108,7 +117,7 @@ class AllReduce(Collective):
         return {
             "op": self.op.name,
             "number of tensors": len(self.arrays),
-            "dtype": ", ".join(array.dtype.name for array in self.arrays),
+            "dtype": self.dtypes(*self.arrays),
             "shape": ", ".join(str(array.shape) for array in self.arrays),
             "prescale_factor": self.prescale,
             "postscale_factor": self.postscale,
@@ -158,6 +167,7 @@ class ReduceScatter(Collective):
 
     def claim(self) -> dict[str, Any]:
         """As of an allreduce."""
+        self._whole.types = self.types
         return self._whole.claim()
 
     def run(self) -> Iterator[Pending]:
@@ -196,7 +206,7 @@ class AllGather(Collective):
 
     def claim(self) -> dict[str, Any]:
         """Type, and shape but for the first dimension."""
-        return {"dtype": self.array.dtype.name, "shape but for the first": self.array.shape[1:]}
+        return {"dtype": self.dtypes(self.array), "shape but for the first": self.array.shape[1:]}
 
     def run(self) -> Iterator[Pending]:
         """MPI_Iallgather of the lengths, then MPI_Iallgatherv of the bytes."""
@@ -239,7 +249,7 @@ class Broadcast(Collective):
         """Root, shape and type."""
         return {
             "root_rank": self.root,
-            "dtype": self._array.dtype.name,
+            "dtype": self.dtypes(self._array),
             "shape": self._array.shape,
         }
 
@@ -293,7 +303,7 @@ class AllToAll(Collective):
 
     def claim(self) -> dict[str, Any]:
         """Type, and shape but for the first dimension."""
-        return {"dtype": self.array.dtype.name, "shape but for the first": self.array.shape[1:]}
+        return {"dtype": self.dtypes(self.array), "shape but for the first": self.array.shape[1:]}
 
     def run(self) -> Iterator[Pending]:
         """MPI_Ialltoall of the numbers of rows, then MPI_Ialltoallv of the bytes."""

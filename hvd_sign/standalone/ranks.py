@@ -208,14 +208,14 @@ _ranks: Ranks | None = None
 
 def init(
     comm: MPI.Intracomm | Sequence[int] | None = None,
-    process_sets: Sequence[ProcessSet | Sequence[int]] | None = None,
+    process_sets: Sequence[ProcessSet | Sequence[int]] | str | None = None,
 ) -> None:
     """Starts MPI, where nobody has, and finds the ranks. Collective over them; once is enough.
 
     Args:
         comm: an mpi4py communicator of the ranks that take part; None: MPI_COMM_WORLD. Or a list
             of ranks of MPI_COMM_WORLD.
-        process_sets: registered at once.
+        process_sets: registered at once; ``"dynamic"``, as for Horovod: none yet.
 
     Raises:
         RuntimeError: MPI cannot be used; the message says why and what helps.
@@ -232,8 +232,9 @@ def init(
         made = mpi.COMM_WORLD.Create_group(members)
         _ranks = Ranks(made)
         made.Free()
-    for wanted in process_sets or ():
-        add_process_set(wanted)
+    if process_sets is not None and not isinstance(process_sets, str):
+        for wanted in process_sets:
+            add_process_set(wanted)
 
 
 def shutdown() -> None:

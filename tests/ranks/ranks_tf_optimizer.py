@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 from tf_helpers import (
     SHAPES,
@@ -60,8 +63,8 @@ def equal(some: list, others: list) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def trained_by_hand(hvd_tf, world, steps: int) -> list[np.ndarray]:
-    """What fit() must give: signs of the gradients, gathered and counted in numpy."""
+def trained_by_hand(world, steps: int, decide: Callable) -> list[np.ndarray]:
+    """What fit() must give: the ranks' gradients, gathered and decided on in numpy."""
     model = model_of(KERAS.optimizers.SGD(RATE))
     x, y = samples(world.rank)
     for step in range(steps):
@@ -73,8 +76,7 @@ def trained_by_hand(hvd_tf, world, steps: int) -> list[np.ndarray]:
             tape.gradient(loss, model.trainable_variables),
             strict=True,
         ):
-            decided = expected(world, gradient, "zero").verdict
-            variable.assign_sub(RATE * decided)
+            variable.assign_sub(RATE * decide(world.allgather(plain(gradient))))
     return model.get_weights()
 
 
@@ -85,7 +87,8 @@ def trained_by_hand(hvd_tf, world, steps: int) -> list[np.ndarray]:
 )
 def test_fit_steps_on_verdicts(hvd_tf, world, options):
     model = model_of(sgd(hvd_tf, ties="zero"), **options)
-    for got, want in zip(fit(world, model), trained_by_hand(hvd_tf, world, 8), strict=True):
+    wanted = trained_by_hand(world, 8, lambda found: reference.verdict(found, "zero").verdict)
+    for got, want in zip(fit(world, model), wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
@@ -340,3 +343,11 @@ def test_steps_are_broadcast(hvd_tf, world):
     other.broadcast_exchange_state(0)
     other.apply_gradients([(tf.ones(1), variable)])
     assert other._hvd_sign.steps() == {0: 8}
+
+
+def test_without_a_vote_fit_steps_on_means(hvd_tf, world):
+    optimizer = hvd_tf.keras.DistributedOptimizer(KERAS.optimizers.SGD(RATE))
+    found = fit(world, model_of(optimizer))
+    wanted = trained_by_hand(world, 8, lambda all_ranks: np.mean(all_ranks, axis=0))
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -306,3 +306,28 @@ def test_joined_ranks_abstain(hvd_tf, world):
         tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, seed=4)
         assert tape.gradient(target, variable).numpy().tolist() == [sign] * 3
     assert int(hvd_tf.join()) == last
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("predivide", [1.0, 2.0])
+def test_without_a_vote_the_tape_gives_means(hvd_tf, world, predivide, mode):
+    owned = variables((3, 2), (), (5,))
+    given = gradients(world.rank, owned)
+
+    def means():
+        tape, target = recorded([*owned, owned[0]], [*given, tf.zeros((3, 2))])
+        tape = hvd_tf.DistributedGradientTape(tape, gradient_predivide_factor=predivide)
+        return tape.gradient(target, owned)
+
+    for gradient, found in zip(given, as_mode(mode, means)(), strict=True):
+        wanted = np.mean(world.allgather(plain(gradient)), axis=0)
+        np.testing.assert_allclose(plain(found), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_in_place_of_means(hvd_tf, world):
+    (variable,) = variables((4,))
+    tape, target = recorded([variable], [tf.range(4.0) + world.rank])
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.Sum)
+    wanted = np.arange(4.0) * world.size + sum(range(world.size))
+    (found,) = tape.gradient(target, [variable])
+    np.testing.assert_allclose(found.numpy(), wanted)

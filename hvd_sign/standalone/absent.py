@@ -1,0 +1,26 @@
+"""Names of Horovod's that its own library alone can serve."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+
+class Absent:
+    """Stands for a function, class or module: whatever is done with it raises RuntimeError.
+
+    Args:
+        name: of what is not there.
+        instead: what helps.
+    """
+
+    def __init__(self, name: str, instead: str) -> None:
+        self._why = f"hvd.{name} needs Horovod itself (runtime 'mpi' is in use): {instead}"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises RuntimeError."""
+        raise RuntimeError(self._why)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise RuntimeError(self._why)
