@@ -242,8 +242,29 @@ def test_xla_is_refused_with_the_remedy(hvd_tf, world):
 
 
 def test_graphs_without_an_order_are_refused(hvd_tf, world):
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote)
+
     with tf.Graph().as_default(), pytest.raises(RuntimeError, match="no order that is the same"):
-        hvd_tf.allreduce(tf.ones(3), op=hvd_tf.MajorityVote)
+        vote(tf.ones(3))
+    with pytest.raises(RuntimeError, match="no order that is the same"):
+        tf.data.Dataset.from_tensors(tf.ones(3)).map(vote)
+
+
+def test_functions_that_run_eagerly(hvd_tf, world):
+    owned = variables(*SHAPES)
+    given = gradients(world.rank, owned)
+    tf.config.run_functions_eagerly(True)
+    try:
+        tape, target = recorded(owned, given)
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, ties="zero")
+        verdicts = tape.gradient(target, owned)
+        alone = hvd_tf.allreduce(given[0], op=hvd_tf.MajorityVote, ties="zero")
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for gradient, verdict in zip(given, verdicts, strict=True):
+        expected(world, gradient, "zero").check(plain(verdict))
+    np.testing.assert_array_equal(alone.numpy(), verdicts[0].numpy())
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ NO_XLA = (
     "hvd.keras.callbacks.BroadcastGlobalVariablesCallback(0), which switches it off"
 )
 NO_GRAPH = (
-    "operations in a tf.compat.v1 graph have no order that is the same on all ranks: expected "
-    "eager mode or a tf.function"
+    "operations in a tf.compat.v1 graph or a tf.data pipeline have no order that is the same on "
+    "all ranks: expected eager mode or a tf.function"
 )
 
 
@@ -39,7 +39,7 @@ def check_context(who: str) -> None:
     graph = tf.compat.v1.get_default_graph()
     if GraphOrParentsInXlaContext(graph):
         raise RuntimeError(f"{who}: {NO_XLA}")
-    if not isinstance(graph, tf.__internal__.FuncGraph):
+    if not isinstance(graph, tf.__internal__.FuncGraph) or graph.name.startswith("Dataset_"):
         raise RuntimeError(f"{who}: {NO_GRAPH}")
 
 
@@ -61,7 +61,8 @@ def empty(shape: Any, dtype: Any) -> tf.Tensor:
     """
     if isinstance(shape, tuple) and not shape:
         shape = (1,)
-    return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
+    with tf.device("/cpu:0"):
+        return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype), init=False)
 
 
 def empty_like(tensor: tf.Tensor) -> tf.Tensor:
@@ -97,7 +98,7 @@ def on_host(
     flat = [tf.reshape(t, [1]) if t.shape.rank == 0 else t for t in inputs]
     with tf.device("/cpu:0"):
         results = tf.numpy_function(run, [*flat, *outputs], [t.dtype for t in outputs])
-    return list(results) if outputs else []
+    return tf.nest.flatten(results) if outputs else []  # eagerly, a single one is no list
 
 
 _tickets = itertools.count()

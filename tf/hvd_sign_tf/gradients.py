@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class GradientExchange(ABC):
         self.passes = passes
         self._pass = 0
         self._sums: dict[int, Array] = {}
+        self._places: dict[int, Array] = {}
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._eagerly = tf.function(self._build, reduce_retracing=True, autograph=False)
@@ -90,7 +91,7 @@ class GradientExchange(ABC):
             self._hand_over(taking, [gradients[s.ordinal] for s in taking], taken)
             members += taking
             outs += taken
-        filled, counts = self._await(outs)
+        filled, counts = self._await(members, outs)
         for spec, result in zip(members, filled, strict=True):
             results[spec.ordinal] = tf.reshape(result, spec.shape)
         return results, counts
@@ -109,9 +110,18 @@ class GradientExchange(ABC):
         present = [gradient for gradient in gradients if gradient is not None]
         bridge.on_host(self._keeping_errors(begin), [*outs, *present], [])
 
-    def _await(self, outs: list[tf.Tensor]) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _await(
+        self, specs: list[TensorSpec], outs: list[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         def end(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-            outputs[-1][0] = self._end_pass(outputs[:-1])
+            *filled, counts = outputs
+            with self._lock:
+                counts[0] = self._end_pass()
+                for spec, out in zip(specs, filled, strict=True):
+                    place = self._places.pop(spec.ordinal, out)
+                    # TensorFlow may have handed out copies, as it does of what is not in a graph.
+                    if not np.may_share_memory(place, out):
+                        np.copyto(out, place)
 
         counts = bridge.empty((), "bool")
         *filled, counted = bridge.on_host(self._keeping_errors(end), [], [*outs, counts])
@@ -125,20 +135,21 @@ class GradientExchange(ABC):
             total += gradient
             gradient = total
         if self._pass == self.passes - 1:
+            self._places[ordinal] = out
             self.ready(ordinal, gradient, out)
 
-    def _end_pass(self, outs: Sequence[Array]) -> bool:
+    def _end_pass(self) -> bool:
         self._pass += 1
         if self._pass < self.passes:
             return False
         self._pass = 0
         try:
-            return self.conclude(self.finish(), outs)
+            return self.conclude(self.finish(), self._places.values())
         finally:
             for total in self._sums.values():
                 total.fill(0)
 
-    def conclude(self, counts: bool, outs: Sequence[Array]) -> bool:
+    def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
         """What becomes of a step that does, or does not, count."""
         return counts
 
@@ -189,7 +200,7 @@ class GradientVotes(GradientExchange):
         """Waits for the verdicts; abstains in what no rank has a gradient for."""
         return self.session.finish(lambda ordinal: HostVoter(None, None))
 
-    def conclude(self, counts: bool, outs: Sequence[Array]) -> bool:
+    def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
         """Shows a step that does not count as Inf, if asked to."""
         if counts or not self._poisons:
             return counts
