@@ -1,30 +1,31 @@
 """hvd_sign for PyTorch: everything of ``horovod.torch``, and the majority vote."""
 
-from hvd_sign_torch.require import require_frameworks
+from hvd_sign_torch.require import runtime
 
-require_frameworks()
-
-# Horovod's names first; ours, below, replace some of them.
-from horovod.torch import *
+# Horovod's names, or those of our own MPI runtime, first; ours, below, replace some of them.
+if runtime() == "horovod":
+    from horovod.torch import *
+    from hvd_sign_torch.named_operations import (
+        allgather,
+        allgather_async,
+        alltoall,
+        alltoall_async,
+        broadcast,
+        broadcast_,
+        broadcast_async,
+        broadcast_async_,
+        broadcast_parameters,
+        grouped_allgather,
+        grouped_allgather_async,
+        grouped_reducescatter,
+        grouped_reducescatter_async,
+        reducescatter,
+        reducescatter_async,
+    )
+else:
+    from hvd_sign_torch.mpi import *
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
-from hvd_sign_torch.named_operations import (
-    allgather,
-    allgather_async,
-    alltoall,
-    alltoall_async,
-    broadcast,
-    broadcast_,
-    broadcast_async,
-    broadcast_async_,
-    broadcast_parameters,
-    grouped_allgather,
-    grouped_allgather_async,
-    grouped_reducescatter,
-    grouped_reducescatter_async,
-    reducescatter,
-    reducescatter_async,
-)
 from hvd_sign_torch.ops import (
     allreduce,
     allreduce_,

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable
 from functools import wraps
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from horovod.torch import functions, mpi_ops
 
-from hvd_sign_torch.worlds import job
+from hvd_sign.jobs import HorovodJob
+from hvd_sign_torch import worlds
 
+job = cast(HorovodJob, worlds.job)
 _lock = threading.Lock()
 _counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import horovod.torch as horovod
 import torch
-from horovod.torch import ProcessSet, global_process_set
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.asking import call_options, op_of, refuse_vote_options
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
+from hvd_sign.jobs import HOROVOD
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
-from hvd_sign_torch.named_operations import OPERATIONS
+from hvd_sign_torch.require import RUNTIME
 from hvd_sign_torch.sign_compression import Compression
-from hvd_sign_torch.worlds import job
+from hvd_sign_torch.worlds import job, plain
+
+
+def _operations() -> dict[str, Any]:
+    if RUNTIME != HOROVOD:
+        return dict(vars(plain))
+    from hvd_sign_torch.named_operations import OPERATIONS
+
+    return OPERATIONS
+
+
+OPERATIONS = _operations()
+"""What is done without a vote, by its name in Horovod."""
 
 
 class VoteHandle:
@@ -29,18 +40,18 @@ class VoteHandle:
 
 
 def poll(handle: Any) -> bool:
-    """Whether an asynchronous operation, Horovod's or a vote, has ended."""
+    """Whether an asynchronous operation, a vote or another, has ended."""
     if isinstance(handle, VoteHandle):
         return handle.handle.done()
-    return bool(horovod.poll(handle))
+    return bool(plain.poll(handle))
 
 
 def synchronize(handle: Any) -> Any:
-    """Waits for an asynchronous operation, Horovod's or a vote, and returns its result."""
+    """Waits for an asynchronous operation, a vote or another, and returns its result."""
     if isinstance(handle, VoteHandle):
         handle.handle.wait()
         return handle.output
-    return horovod.synchronize(handle)
+    return plain.synchronize(handle)
 
 
 def _vote(
@@ -51,7 +62,7 @@ def _vote(
     name: str | None,
     prescale_factor: float,
     postscale_factor: float,
-    process_set: ProcessSet,
+    process_set: Any,
     given: dict[str, Any],
 ) -> Handle:
     stream = job.adhoc(process_set)
@@ -85,14 +96,14 @@ def _start(
     op: object,
     prescale_factor: float,
     postscale_factor: float,
-    process_set: ProcessSet,
+    process_set: Any,
     given: dict[str, Any],
 ) -> Any:
     """One asynchronous call: Horovod's function called ``kind``, or a vote in its place."""
     if not is_vote_rule(op):
         refuse_vote_options(given)
-        horovods = OPERATIONS[kind]
-        return horovods(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
+        operation = OPERATIONS[kind]
+        return operation(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
     grouped = kind.startswith("grouped")
     signals = list(tensors) if grouped else [tensors]
     in_place = kind.endswith("_")
@@ -120,7 +131,7 @@ def allreduce_async(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.allreduce_async``, or a vote: see ``allreduce``."""
@@ -144,7 +155,7 @@ def allreduce_async_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.allreduce_async_``, or a vote: see ``allreduce``."""
@@ -168,7 +179,7 @@ def grouped_allreduce_async(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.grouped_allreduce_async``, or a vote: see ``allreduce``."""
@@ -192,7 +203,7 @@ def grouped_allreduce_async_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.grouped_allreduce_async_``, or a vote: see ``allreduce``."""
@@ -217,7 +228,7 @@ def allreduce(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> torch.Tensor:
     """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
@@ -263,7 +274,7 @@ def grouped_allreduce(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
@@ -286,7 +297,7 @@ def allreduce_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> torch.Tensor:
     """``horovod.torch.allreduce_``, or a vote: see ``allreduce``."""
@@ -303,7 +314,7 @@ def grouped_allreduce_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: ProcessSet = global_process_set,
+    process_set: Any = plain.global_process_set,
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce_``, or a vote: see ``allreduce``."""

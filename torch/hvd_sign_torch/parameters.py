@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,14 +37,3 @@ def parameter_names(
             "the optimizer's " + ", ".join(nameless)
         )
     return names
-
-
-def refuse_thawed(frozen: Sequence[torch.Tensor], names: dict[torch.Tensor, str]) -> None:
-    """Raises ValueError if a parameter that was frozen when it was wrapped is frozen no more."""
-    thawed = [names[p] for p in frozen if p.requires_grad]
-    if thawed:
-        raise ValueError(
-            "requires_grad: expected parameters that were frozen when hvd.DistributedOptimizer "
-            f"wrapped them to stay so, got gradients for {', '.join(thawed)}, which nobody votes "
-            "on; wrap the optimizer anew after unfreezing"
-        )

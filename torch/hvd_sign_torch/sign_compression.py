@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import horovod.torch as horovod
 import torch
 
 from hvd_sign.compression import Compression as NumpyCompression
 from hvd_sign.compression import SignCompressor as NumpySignCompressor
+from hvd_sign_torch.worlds import plain
 
 
 class SignCompressor(NumpySignCompressor):
@@ -37,7 +37,7 @@ class SignCompressor(NumpySignCompressor):
         return torch.from_numpy(signs).to(device, dtype)
 
 
-class Compression(horovod.Compression):  # type: ignore[misc]
+class Compression(plain.Compression):  # type: ignore[misc]
     """Horovod's ``none`` and ``fp16``, and ``sign``: 1 bit a coordinate, decided by vote."""
 
     sign = SignCompressor()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import horovod.torch as horovod
 import torch
 
-from hvd_sign_torch.voting_optimizer import VotingOptimizer
+from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer
+from hvd_sign_torch.worlds import plain
 
 
 def broadcast_optimizer_state(
@@ -21,15 +21,15 @@ def broadcast_optimizer_state(
         root_rank: whose state all ranks get.
         model: as for Horovod.
     """
-    if not isinstance(optimizer, VotingOptimizer):
-        horovod.broadcast_optimizer_state(optimizer, root_rank, model)
+    if not isinstance(optimizer, ExchangingOptimizer):
+        plain.broadcast_optimizer_state(optimizer, root_rank, model)
         return
-    plain = optimizer.plain()
-    if not plain.state and not isinstance(plain, torch.optim.SparseAdam):
-        _make_state(plain)
-    horovod.broadcast_optimizer_state(plain, root_rank, model)
-    optimizer.state = plain.state
-    optimizer.param_groups = plain.param_groups
+    inner = optimizer.plain()
+    if not inner.state and not isinstance(inner, torch.optim.SparseAdam):
+        _make_state(inner)
+    plain.broadcast_optimizer_state(inner, root_rank, model)
+    optimizer.state = inner.state
+    optimizer.param_groups = inner.param_groups
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:

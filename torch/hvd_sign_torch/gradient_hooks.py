@@ -1,0 +1,134 @@
+"""Gradients as they come: hooks on parameters, backward passes, and whose turn it is."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+HOLDER = "_hvd_sign_gradients"
+"""The attribute of a parameter that knows, weakly, who exchanges its gradient."""
+
+
+class GradientHooks(ABC):
+    """What is done with an optimizer's gradients from backward to step.
+
+    Args:
+        optimizer: whose parameters' gradients are exchanged.
+        names: each parameter's.
+        passes: backward passes before a gradient is complete.
+
+    Attributes:
+        grad_scaler: whose scale the gradients carry, and what comes of them then carries too.
+    """
+
+    grad_scaler: Any = None
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str], passes: int
+    ) -> None:
+        self.passes = passes
+        self._names = names
+        self._retired = False
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = [p for p in everything if p.requires_grad]
+        self._frozen = [p for p in everything if not p.requires_grad]
+        self._passes_left = [passes] * len(self._parameters)
+
+    def hook(self) -> None:
+        """Begins to listen; whoever listened to a parameter before is retired."""
+        hooks = [
+            p.register_post_accumulate_grad_hook(_hook(weakref.ref(self), ordinal))
+            for ordinal, p in enumerate(self._parameters)
+        ]
+        # As Horovod's, they end with the optimizer, so that another can be built on the model.
+        self._unhook = weakref.finalize(self, _remove, hooks)
+        for p in self._parameters:
+            earlier = getattr(p, HOLDER, lambda: None)()
+            if earlier is not None:
+                earlier.retire()
+            setattr(p, HOLDER, weakref.ref(self))
+
+    @property
+    def under_way(self) -> bool:
+        """Whether gradients of a step have come and have not been exchanged to the end."""
+        return any(left != self.passes for left in self._passes_left)
+
+    def set_passes(self, passes: int) -> None:
+        """Changes the number of backward passes a step."""
+        if passes <= 0:
+            raise ValueError("backward_passes_per_step must be > 0")
+        self.passes = passes
+        self.restart()
+
+    def restart(self) -> None:
+        """Waits for new gradients."""
+        self._passes_left = [self.passes] * len(self._parameters)
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Exchanges the rest, waits, and leaves the results in ``p.grad``.
+
+        Returns:
+            Whether the step counts.
+
+        Raises:
+            RuntimeError: another optimizer exchanges the gradients now.
+            ValueError: a frozen parameter has come to require a gradient.
+        """
+
+    @abstractmethod
+    def complete(self, ordinal: int) -> None:
+        """A parameter's gradient has had all its backward passes."""
+
+    def check_retired(self) -> None:
+        """Raises RuntimeError if another optimizer exchanges the gradients now."""
+        if self._retired:
+            raise RuntimeError(
+                "this optimizer exchanges gradients no more: hvd.DistributedOptimizer has wrapped "
+                "its parameters anew"
+            )
+
+    def check_frozen(self) -> None:
+        """Raises ValueError if a parameter that was frozen when it was wrapped is so no more."""
+        thawed = [self._names[p] for p in self._frozen if p.requires_grad]
+        if thawed:
+            raise ValueError(
+                "requires_grad: expected parameters that were frozen when hvd.DistributedOptimizer "
+                f"wrapped them to stay so, got gradients for {', '.join(thawed)}, which nobody "
+                "exchanges; wrap the optimizer anew after unfreezing"
+            )
+
+    def retire(self) -> None:
+        """Another optimizer exchanges the gradients from now on."""
+        self._unhook()
+        self._retired = True
+
+    def gradient_ready(self, ordinal: int) -> None:
+        """Counts a backward pass of a parameter; called by its hook."""
+        if self._passes_left[ordinal] <= 0:
+            raise AssertionError(
+                "Gradients were computed more than backward_passes_per_step times before "
+                "call to step(). Increase backward_passes_per_step to accumulate gradients "
+                "locally."
+            )
+        self._passes_left[ordinal] -= 1
+        if self._passes_left[ordinal] == 0:
+            self.complete(ordinal)
+
+
+def _hook(listener: weakref.ref[GradientHooks], ordinal: int) -> Callable[[torch.Tensor], None]:
+    def hook(parameter: torch.Tensor) -> None:
+        alive = listener()
+        if alive is not None:
+            alive.gradient_ready(ordinal)
+
+    return hook
+
+
+def _remove(hooks: list[Any]) -> None:
+    for hook in hooks:
+        hook.remove()

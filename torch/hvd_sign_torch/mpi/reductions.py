@@ -1,0 +1,322 @@
+"""What computes with all ranks' tensors, at once or not: allreduce and reducescatter.
+
+Gradients flow as through Horovod's: that of a sum is summed, that of a share is gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hvd_sign.standalone.groups import ReduceScatters
+from hvd_sign.standalone.operations import AllReduce, Array, ReduceOp, ReduceScatter
+from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign_torch.mpi.compression import Compression
+from hvd_sign_torch.mpi.gathering import allgather
+from hvd_sign_torch.mpi.hosting import Operation, apply, begin, from_numbers, numbers, synchronize
+
+Average, Sum, Adasum, Min, Max, Product = (
+    ReduceOp.Average,
+    ReduceOp.Sum,
+    ReduceOp.Adasum,
+    ReduceOp.Min,
+    ReduceOp.Max,
+    ReduceOp.Product,
+)
+
+
+def reduce_op(op: Any, average: bool | None) -> Any:
+    """The operation that ``op`` and the older ``average`` ask for; of neither, ``Average``.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if op is not None and average is not None:
+        raise ValueError("average: not allowed together with op, which takes its place")
+    if op is not None:
+        return op
+    return Sum if average is False else Average
+
+
+def _reduce(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None,
+    name: str | None,
+    op: Any,
+    factors: tuple[float, float],
+    process_set: ProcessSet,
+    *,
+    in_place: bool,
+) -> Operation:
+    def make(communicator: Any) -> AllReduce:
+        if not tensors:
+            raise ValueError("tensors: expected at least one, got none")
+        arrays = [numbers(tensor) for tensor in tensors]
+        return AllReduce(communicator, arrays, reduce_op(op, average), *factors)
+
+    def finish(arrays: list[Array]) -> list[torch.Tensor]:
+        reduced = [from_numbers(a, t) for a, t in zip(arrays, tensors, strict=True)]
+        if not in_place:
+            return reduced
+        for tensor, result in zip(tensors, reduced, strict=True):
+            tensor.detach().copy_(result)
+        return list(tensors)
+
+    return begin(AllReduce, make, tensors, finish, name, process_set)
+
+
+def grouped_allreduce_async(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Operation:
+    """``grouped_allreduce``, for ``poll()`` and ``synchronize()``."""
+    factors = prescale_factor, postscale_factor
+    return _reduce(tensors, average, name, op, factors, process_set, in_place=False)
+
+
+def grouped_allreduce_async_(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Operation:
+    """``grouped_allreduce_``, for ``poll()`` and ``synchronize()``, which writes the result."""
+    factors = prescale_factor, postscale_factor
+    return _reduce(tensors, average, name, op, factors, process_set, in_place=True)
+
+
+def allreduce_async(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Operation:
+    """``allreduce``, for ``poll()`` and ``synchronize()``."""
+    factors = prescale_factor, postscale_factor
+    return _reduce([tensor], average, name, op, factors, process_set, in_place=False).only()
+
+
+def allreduce_async_(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> Operation:
+    """``allreduce_``, for ``poll()`` and ``synchronize()``, which writes the result."""
+    factors = prescale_factor, postscale_factor
+    return _reduce([tensor], average, name, op, factors, process_set, in_place=True).only()
+
+
+class _AllReduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, asked: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        """All tensors reduced; ``asked`` is average, name, op, two factors and process set."""
+        ctx.asked = asked
+        return tuple(synchronize(grouped_allreduce_async(tensors, *asked)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """Their gradients, reduced in the same way."""
+        average, _, *others = ctx.asked
+        return None, *apply(_AllReduce, (average, None, *others), *gradients)
+
+
+def grouped_allreduce(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> list[torch.Tensor]:
+    """``allreduce`` of several tensors in one call."""
+    packed = [compression.compress(tensor) for tensor in tensors]
+    asked = average, name, op, prescale_factor, postscale_factor, process_set
+    reduced = apply(_AllReduce, asked, *(tensor for tensor, _ in packed))
+    return [
+        compression.decompress(tensor, context)
+        for tensor, (_, context) in zip(reduced, packed, strict=True)
+    ]
+
+
+def allreduce(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> torch.Tensor:
+    """Reduces a tensor over all ranks. Blocks.
+
+    Args:
+        tensor: of the same shape and type on all ranks.
+        average: older than ``op``: True is ``Average``, False ``Sum``.
+        name: of the call.
+        compression: what is done to the tensor before and after.
+        op: ``Average`` (default), ``Sum``, ``Min``, ``Max`` or ``Product``.
+        prescale_factor: multiplies before.
+        postscale_factor: multiplies after.
+        process_set: the ranks that take part.
+
+    Raises:
+        TypeError: no dense tensor of numbers.
+        ValueError: an unknown operation; a name already under way; and, on all ranks alike, ranks
+            that differ in shape, type, operation or factors, or of which some were refused.
+    """
+    factors = prescale_factor, postscale_factor
+    (reduced,) = grouped_allreduce([tensor], average, name, compression, op, *factors, process_set)
+    return reduced
+
+
+def grouped_allreduce_(
+    tensors: Sequence[torch.Tensor],
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> list[torch.Tensor]:
+    """``grouped_allreduce`` in place."""
+    factors = prescale_factor, postscale_factor
+    handle = grouped_allreduce_async_(tensors, average, name, op, *factors, process_set)
+    return synchronize(handle)  # type: ignore[no-any-return]
+
+
+def allreduce_(
+    tensor: torch.Tensor,
+    average: bool | None = None,
+    name: str | None = None,
+    op: Any = None,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+    process_set: ProcessSet = global_process_set,
+) -> torch.Tensor:
+    """``allreduce`` in place."""
+    factors = prescale_factor, postscale_factor
+    handle = allreduce_async_(tensor, average, name, op, *factors, process_set)
+    return synchronize(handle)  # type: ignore[no-any-return]
+
+
+def grouped_reducescatter_async(
+    tensors: Sequence[torch.Tensor],
+    name: str | None = None,
+    op: Any = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> Operation:
+    """``grouped_reducescatter``, for ``poll()`` and ``synchronize()``."""
+
+    def make(communicator: Any) -> ReduceScatters:
+        if not tensors:
+            raise ValueError("tensors: expected at least one, got none")
+        factors = prescale_factor, postscale_factor
+        return ReduceScatters(
+            communicator, [ReduceScatter(communicator, numbers(t), op, *factors) for t in tensors]
+        )
+
+    def finish(arrays: list[Array]) -> list[torch.Tensor]:
+        return [from_numbers(a, t) for a, t in zip(arrays, tensors, strict=True)]
+
+    return begin(ReduceScatters, make, tensors, finish, name, process_set)
+
+
+def reducescatter_async(
+    tensor: torch.Tensor,
+    name: str | None = None,
+    op: Any = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> Operation:
+    """``reducescatter``, for ``poll()`` and ``synchronize()``."""
+    factors = prescale_factor, postscale_factor
+    return grouped_reducescatter_async([tensor], name, op, process_set, *factors).only()
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, asked: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        """This rank's shares; ``asked`` is name, op, process set and two factors."""
+        ctx.asked = asked
+        return tuple(synchronize(grouped_reducescatter_async(tensors, *asked)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """The gradients of all shares; as Horovod's, a sum's are times the number of ranks."""
+        _, op, process_set, prescale, postscale = ctx.asked
+        factor = prescale * postscale * (process_set.size() if op == Sum else 1)
+        return None, *(allgather(g * factor, process_set=process_set) for g in gradients)
+
+
+def grouped_reducescatter(
+    tensors: Sequence[torch.Tensor],
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> list[torch.Tensor]:
+    """``reducescatter`` of several tensors in one call."""
+    packed = [compression.compress(tensor) for tensor in tensors]
+    asked = name, op, process_set, prescale_factor, postscale_factor
+    shares = apply(_ReduceScatter, asked, *(tensor for tensor, _ in packed))
+    return [
+        compression.decompress(share, context)
+        for share, (_, context) in zip(shares, packed, strict=True)
+    ]
+
+
+def reducescatter(
+    tensor: torch.Tensor,
+    name: str | None = None,
+    compression: Any = Compression.none,
+    op: Any = Average,
+    process_set: ProcessSet = global_process_set,
+    prescale_factor: float = 1.0,
+    postscale_factor: float = 1.0,
+) -> torch.Tensor:
+    """Reduces a tensor and gives each rank its share of the first dimension. Blocks.
+
+    Args:
+        tensor: [n, ...], of the same shape and type on all ranks.
+        name: of the call.
+        compression: what is done to the tensor before and after.
+        op: ``Average`` (default) or ``Sum``.
+        process_set: the M ranks that take part.
+        prescale_factor: multiplies before.
+        postscale_factor: multiplies after.
+
+    Returns:
+        [n / M or one more on the first n mod M ranks, ...].
+
+    Raises:
+        TypeError: no dense tensor of numbers.
+        ValueError: a scalar, another operation; and, on all ranks alike, as for ``allreduce``.
+    """
+    factors = prescale_factor, postscale_factor
+    (share,) = grouped_reducescatter([tensor], name, compression, op, process_set, *factors)
+    return share
