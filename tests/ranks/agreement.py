@@ -1,16 +1,18 @@
 """A pytest plugin for many ranks: they collect the same tests, and agree on each one's outcome.
 
 A test that fails on one rank fails on all, so that ranks stay in step; a skip counts as a failure,
-because a test that ran nowhere proves nothing (deselect with the `ranks` marker instead). Every
-rank writes what it begins and how it ended to a log of its own at once, and its stacks to a trace
-file when a test takes too long: the launching side (tests/launch.py) reads both.
+because a test that ran nowhere proves nothing (deselect with the markers `ranks` and `runtime`
+instead). Every rank writes what it begins and how it ended to a log of its own at once, and its
+stacks to a trace file when a test takes too long: the launching side (tests/launch.py) reads both.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import hashlib
+import importlib.util
 import json
+import os
 import time
 from pathlib import Path
 
@@ -18,6 +20,12 @@ import pytest
 from mpi4py import MPI
 
 LIMIT = 60.0  # seconds a test may take, unless its `limit` marker says otherwise
+
+
+def runtime() -> str:
+    """Which of hvd_sign's runtimes the bindings choose here."""
+    alone = importlib.util.find_spec("horovod") is None
+    return "mpi" if alone or os.environ.get("HVD_SIGN_RUNTIME") == "mpi" else "horovod"
 
 
 class Agreement:
@@ -42,6 +50,7 @@ class Agreement:
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "ranks(least, most=None): how many ranks the test needs")
+        config.addinivalue_line("markers", "runtime(name): the only runtime that the test is about")
         config.addinivalue_line("markers", "limit(seconds): how long the test may take")
 
     @pytest.hookimpl(trylast=True)
@@ -51,6 +60,8 @@ class Agreement:
             mark = item.get_closest_marker("ranks")
             least, most = (*mark.args, None)[:2] if mark else (1, None)
             fits = least <= self.comm.size <= (most or self.comm.size)
+            mark = item.get_closest_marker("runtime")
+            fits = fits and (mark is None or mark.args[0] == runtime())
             (kept if fits else left).append(item)
         config.hook.pytest_deselected(items=left)
         items[:] = kept

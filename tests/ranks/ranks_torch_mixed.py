@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import expected, plain, same_everywhere, values
+from helpers import expected, other_module, plain, same_everywhere, values
 
 
 def tensors(world, count: int, seed: int) -> list[torch.Tensor]:
@@ -77,9 +77,7 @@ class Program:
     """A random program of collectives: the unnamed ones in the same order on every rank."""
 
     def __init__(self, hvd, world, seed: int) -> None:
-        import horovod.torch as plain_hvd
-
-        self.hvd, self.plain, self.world = hvd, plain_hvd, world
+        self.hvd, self.plain, self.world = hvd, other_module(hvd), world
         self.shared = random.Random(seed)  # the same choices on every rank
         self.own = random.Random(1000 * seed + world.rank)
         self.pending: list[tuple] = []
@@ -143,14 +141,12 @@ def test_random_programs_with_horovods_collectives(hvd, world, seed):
 
 def test_votes_do_not_shift_horovods_unnamed_operations(hvd, world):
     """A rank that voted more often than another still matches its unnamed operations."""
-    import horovod.torch as plain_hvd
-
     extra = hvd.add_process_set([0]) if world.size > 1 else None
     if world.rank == 0:
         for _ in range(3):
             options = {"process_set": extra} if extra else {}
             hvd.allreduce(torch.ones(5), op=hvd.MajorityVote, **options)
-    for module in (hvd, plain_hvd):
+    for module in (hvd, other_module(hvd)):
         got = module.allreduce(torch.full((4,), float(world.rank)), op=module.Sum)
         np.testing.assert_array_equal(plain(got), sum(range(world.size)))
     if extra:

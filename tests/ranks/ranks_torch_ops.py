@@ -33,6 +33,7 @@ def wait_by_polling(hvd, handle) -> torch.Tensor:
     return hvd.synchronize(handle)
 
 
+@pytest.mark.runtime("horovod")
 def test_superset_of_horovod(hvd):
     import horovod.torch as plain_hvd
 
