@@ -8,7 +8,7 @@ else:
     from hvd_sign_tf import *
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
-from hvd_sign_tf.keras import callbacks
+import hvd_sign_tf.keras.callbacks as callbacks  # Horovod's is an attribute already
 from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
     DistributedOptimizer,
     allgather,

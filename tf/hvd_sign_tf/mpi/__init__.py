@@ -3,6 +3,18 @@
 Tensors pass through the host. All operations run eagerly and within a ``tf.function``, not in XLA.
 """
 
+from hvd_sign.standalone.features import (
+    ccl_built,
+    cuda_built,
+    ddl_built,
+    gloo_built,
+    gloo_enabled,
+    mpi_built,
+    mpi_enabled,
+    mpi_threads_supported,
+    nccl_built,
+    rocm_built,
+)
 from hvd_sign.standalone.operations import ReduceOp
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import (
@@ -30,21 +42,11 @@ from hvd_sign_tf.mpi.absent import (
     stop_timeline,
 )
 from hvd_sign_tf.mpi.basics import (
-    ccl_built,
     check_num_rank_power_of_2,
-    cuda_built,
-    ddl_built,
-    gloo_built,
-    gloo_enabled,
     local_rank_op,
     local_size_op,
-    mpi_built,
-    mpi_enabled,
-    mpi_threads_supported,
-    nccl_built,
     process_set_included_op,
     rank_op,
-    rocm_built,
     size_op,
 )
 from hvd_sign_tf.mpi.compression import Compression

@@ -1,4 +1,4 @@
-"""Who takes part, and what this runtime is made of, as Horovod tells it."""
+"""Who takes part, as operations that graphs run."""
 
 from __future__ import annotations
 
@@ -7,68 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from hvd_sign.runtime import load_mpi
 from hvd_sign.standalone import ranks as standalone
 from hvd_sign_tf.mpi.hosting import on_host
 
 UNKNOWN_SET = -3
 """What ``process_set_included_op`` returns for a process set that is not registered."""
-
-
-def mpi_threads_supported() -> bool:
-    """Whether MPI may be called from several threads at a time.
-
-    Raises:
-        ValueError: ``init()`` was not called.
-    """
-    standalone.ranks()
-    mpi = load_mpi()
-    return bool(mpi.Query_thread() == mpi.THREAD_MULTIPLE)
-
-
-def mpi_enabled() -> bool:
-    """True: this runtime is on MPI."""
-    return True
-
-
-def mpi_built() -> bool:
-    """True: this runtime is on MPI."""
-    return True
-
-
-def gloo_enabled() -> bool:
-    """False: there is no Gloo in this runtime."""
-    return False
-
-
-def gloo_built() -> bool:
-    """False: there is no Gloo in this runtime."""
-    return False
-
-
-def nccl_built() -> int:
-    """0: there is no NCCL in this runtime; Horovod gives its version."""
-    return 0
-
-
-def ddl_built() -> bool:
-    """False: there is no DDL in this runtime."""
-    return False
-
-
-def ccl_built() -> bool:
-    """False: there is no oneCCL in this runtime."""
-    return False
-
-
-def cuda_built() -> bool:
-    """False: collectives run on the host."""
-    return False
-
-
-def rocm_built() -> bool:
-    """False: collectives run on the host."""
-    return False
 
 
 def check_num_rank_power_of_2(num_rank: int) -> bool:

@@ -42,6 +42,7 @@ def allgather(
     return grouped_allgather([tensor], name, ignore_name_scope, process_set)[0]
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_allgather(
     tensors: Sequence[Any],
     name: str | None = None,
@@ -99,6 +100,7 @@ def averaged(gradient: Any, process_set: ProcessSet) -> tf.Tensor:
     return mean
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast(
     tensor: Any,
     root_rank: int,
@@ -144,6 +146,7 @@ def broadcast(
     return send(*as_tensors(Broadcast, [tensor], name, process_set))
 
 
+@tf.autograph.experimental.do_not_convert
 def alltoall(
     tensor: Any,
     splits: Any = None,

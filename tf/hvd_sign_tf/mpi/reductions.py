@@ -81,6 +81,7 @@ def allreduce(
     return result
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_allreduce(
     tensors: Sequence[Any],
     average: bool | None = None,
@@ -209,6 +210,7 @@ def reducescatter(
     return share
 
 
+@tf.autograph.experimental.do_not_convert
 def grouped_reducescatter(
     tensors: Sequence[Any],
     device_dense: str = "",

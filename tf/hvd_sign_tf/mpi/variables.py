@@ -18,6 +18,7 @@ BUCKET_BYTES = 64 * 2**20
 """Of variables that are broadcast in one call, and copied meanwhile."""
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_variables(
     variables: Sequence[Any],
     root_rank: int,
@@ -41,6 +42,7 @@ def broadcast_variables(
         broadcast_(bucket, root_rank, process_set=process_set)
 
 
+@tf.autograph.experimental.do_not_convert
 def broadcast_(
     variables: Sequence[Any],
     root_rank: int,

@@ -1,0 +1,25 @@
+"""The TensorFlow binding under real MPI ranks, with Horovod where that is, and on MPI alone."""
+
+from __future__ import annotations
+
+import launch
+import pytest
+
+RUNTIMES = ["mpi", *(["horovod"] if launch.has("horovod") else [])]
+
+pytestmark = pytest.mark.skipif(not launch.has("tensorflow"), reason="needs TensorFlow")
+
+
+def settings(runtime: str) -> dict[str, str]:
+    return {"HVD_SIGN_RUNTIME": runtime, "TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_tensorflow(inner, ranks, runtime):
+    inner(ranks, "ranks_tf_*.py", limit=400, extra=settings(runtime))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_tensorflow_on_mpi_alone(inner, ranks):
+    inner(ranks, "ranks_mpi_tf.py", "ranks_tf_ops.py", extra=settings("mpi"))
