@@ -120,14 +120,14 @@ def plan_buckets(
 
 
 def group_positions(
-    groups: Any, members: Sequence[Any], kind: type[Any], name: str
+    groups: Any, members: Sequence[Any], kind: Any, name: str
 ) -> list[list[int]] | None:
     """Horovod's ``groups`` as positions in ``members``.
 
     Args:
         groups: how many groups of about as many members each; or lists of members; or None.
         members: of the framework's kind.
-        kind: the framework's tensors or variables.
+        kind: the framework's tensors or variables: a class, or a tuple of classes.
         name: what users call those.
 
     Raises:

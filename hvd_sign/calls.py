@@ -42,6 +42,20 @@ class Call(ABC):
         """
 
 
+class Opening(Call):
+    """Waits until all ranks are ready to open what they will use together, or one is refused."""
+
+    kind = "gradients"
+
+    def claim(self) -> dict[str, Any]:
+        """Nothing: what is opened compares the rest."""
+        return {}
+
+    def steps(self, name: str, transport: Transport) -> Iterator[Pending]:
+        """The agreement was all."""
+        return iter(())
+
+
 class NamedStream(Stream, ABC):
     """The stream of such calls among the voters of a transport."""
 

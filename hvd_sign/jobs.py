@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,30 +15,8 @@ from hvd_sign.session import VoteSession
 from hvd_sign.standalone import ranks as standalone
 from hvd_sign.transports.horovod import HorovodCollectives
 
-logger = logging.getLogger("hvd_sign")
-
 HOROVOD = "horovod"
 MPI = "mpi"
-
-
-def choose_runtime(binding: str, why_not: str | None) -> str:
-    """Which runtime a binding uses: ``"horovod"`` or ``"mpi"``.
-
-    ``HVD_SIGN_RUNTIME`` decides; without it, or by ``auto``, Horovod's where it can be used.
-
-    Args:
-        binding: its name, for messages.
-        why_not: why Horovod cannot be used, as a sentence with the remedy; None: it can.
-
-    Raises:
-        ImportError: Horovod is insisted on, and cannot be used.
-        ValueError: the variable holds something else.
-    """
-    asked = os.environ.get("HVD_SIGN_RUNTIME", "auto")
-    choose("HVD_SIGN_RUNTIME", asked, ("auto", HOROVOD, MPI))
-    if asked == HOROVOD and why_not is not None:
-        raise ImportError(f"{binding}: HVD_SIGN_RUNTIME=horovod, but {why_not}")
-    return MPI if asked == MPI or why_not is not None else HOROVOD
 
 
 class Job(Protocol):

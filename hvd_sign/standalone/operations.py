@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hvd_sign.calls import Call
+from hvd_sign.standalone.reduce_op import ReduceOp, check_op, mpi_op
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.transports.mpi import Request
 
@@ -26,27 +26,6 @@ Array = npt.NDArray[Any]
 HALVES = ("float16", "bfloat16")
 MOST_ELEMENTS = 2**31 - 1
 """What MPI counts up to in one message; larger arrays are reduced and broadcast in pieces."""
-
-
-class ReduceOp(IntEnum):
-    """What an allreduce does; numbered as in Horovod."""
-
-    Average = 0
-    Sum = 1
-    Adasum = 2
-    Min = 3
-    Max = 4
-    Product = 5
-
-
-NAMES_IN_MPI = {
-    ReduceOp.Average: "SUM",
-    ReduceOp.Sum: "SUM",
-    ReduceOp.Min: "MIN",
-    ReduceOp.Max: "MAX",
-    ReduceOp.Product: "PROD",
-}
-NAMES_FOR_BOOLEANS = {"SUM": "LOR", "MAX": "LOR", "MIN": "LAND", "PROD": "LAND"}
 
 
 class Collective(Call):
@@ -342,18 +321,6 @@ class Barrier(Collective):
         """Nothing."""
 
 
-def check_op(op: Any) -> ReduceOp:
-    """The operation of a number of Horovod's. Raises ValueError."""
-    try:
-        found = ReduceOp(op)
-    except ValueError as error:
-        known = ", ".join(known.name for known in ReduceOp)
-        raise ValueError(f"op: expected one of {known} or a vote, got {op!r}") from error
-    if found is ReduceOp.Adasum:
-        raise ValueError("op: Adasum needs Horovod itself; over MPI alone take Average or a vote")
-    return found
-
-
 def check_number(array: Array) -> None:
     """Raises TypeError if no arithmetic is known for the array's type."""
     if array.dtype.name not in HALVES and array.dtype.kind not in "biuf":
@@ -364,15 +331,6 @@ def check_count(count: int) -> None:
     """Raises ValueError if one message cannot hold so many bytes."""
     if count > MOST_ELEMENTS:
         raise ValueError(f"tensor: expected less than 2 GiB from all ranks together, got {count}")
-
-
-def mpi_op(op: ReduceOp, numbers: Array) -> MPI.Op:
-    """MPI's operation; of booleans, `or` and `and`."""
-    from mpi4py import MPI
-
-    name = NAMES_IN_MPI[op]
-    found: MPI.Op = getattr(MPI, NAMES_FOR_BOOLEANS[name] if numbers.dtype == bool else name)
-    return found
 
 
 def widened(array: Array) -> Array:

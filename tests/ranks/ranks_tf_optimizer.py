@@ -125,7 +125,9 @@ def test_the_optimizer_is_still_what_it_was(hvd_tf, world):
     assert isinstance(optimizer, KERAS.optimizers.Adam)
     assert type(optimizer).__name__ == "Adam"
     assert float(optimizer.learning_rate) == 0.25
-    assert KERAS.optimizers.Adam.from_config(optimizer.get_config()) is not inner
+    copy = type(optimizer).from_config(optimizer.get_config())
+    assert type(copy) is KERAS.optimizers.Adam
+    assert float(copy.learning_rate) == 0.25
     with pytest.raises(ValueError, match="has wrapped it already"):
         sgd(hvd_tf, lambda rate: inner)
 
@@ -351,3 +353,26 @@ def test_without_a_vote_fit_steps_on_means(hvd_tf, world):
     wanted = trained_by_hand(world, 8, lambda all_ranks: np.mean(all_ranks, axis=0))
     for got, want in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_vote_embeddings_and_loss_scaling_work(hvd_tf, world):
+    KERAS.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = KERAS.Sequential(
+            [KERAS.layers.Embedding(5, 4), KERAS.layers.Dense(1, dtype="float32")]
+        )
+        model.compile(
+            optimizer=hvd_tf.keras.DistributedOptimizer(KERAS.optimizers.SGD(0.1)),
+            loss="mse",
+            jit_compile=False,
+        )
+        KERAS.utils.set_random_seed(1)
+        x = np.full((8, 3), world.rank % 5)
+        model.fit(x, np.ones((8, 3, 1)), batch_size=4, verbose=0)
+    finally:
+        KERAS.mixed_precision.set_global_policy("float32")
+
+
+def test_norms_that_clip_verdicts_are_warned_of(hvd_tf, world, caplog):
+    sgd(hvd_tf, lambda rate: KERAS.optimizers.SGD(rate, clipnorm=1.0))
+    assert ("clipnorm=1 clips verdicts" in caplog.text) == (world.rank == 0)

@@ -136,7 +136,83 @@ def test_a_rank_without_a_gradient_abstains(hvd_tf, world, mode):
     ones, others, nobodys = as_mode(mode, verdicts)()
     assert ones.numpy().tolist() == [1, 1, 1]
     assert others.numpy().tolist() == [1, -1]
-    assert nobodys is None
+    assert nobodys.numpy().tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("vote", [True, False], ids=["vote", "mean"])
+def test_gradients_that_come_and_go(hvd_tf, world, vote, mode):
+    """Two losses that share a list of variables, each with a gradient for one of them."""
+    first, second = variables((2,), (3,))
+    options = {"op": hvd_tf.MajorityVote} if vote else {}
+
+    def both():
+        found = []
+        for given in ([tf.ones(2), None], [None, 3 * tf.ones(3)]):
+            tape, target = recorded([first, second], given)
+            tape = hvd_tf.DistributedGradientTape(tape, **options)
+            found += tape.gradient(target, [first, second])
+        return found[0], found[3]
+
+    ones, threes = as_mode(mode, both)()
+    assert ones.numpy().tolist() == [1, 1]
+    assert threes.numpy().tolist() == ([1, 1, 1] if vote else [3, 3, 3])
+
+
+def test_after_a_step_that_failed_half_way(hvd_tf, world):
+    first, second = variables((2,), (3,))
+
+    @tf.function
+    def verdicts(index):
+        with tf.GradientTape() as tape:
+            target = tf.reduce_sum(first) - tf.reduce_sum(second) * tf.gather([1.0], index)
+        tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, num_groups=2)
+        return tape.gradient(target, [first, second])
+
+    verdicts(tf.constant(0))
+    with pytest.raises(tf.errors.OpError, match="indices"):
+        verdicts(tf.constant(7))
+    for _ in range(2):
+        ones, others = verdicts(tf.constant(0))
+        assert ones.numpy().tolist() == [1, 1]
+        assert others.numpy().tolist() == [-1, -1, -1]
+
+
+def test_jacobians_are_refused(hvd_tf, world):
+    (variable,) = variables((2,))
+    tape, target = recorded([variable], [tf.ones(2)])
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote)
+    for method in (tape.jacobian, tape.batch_jacobian):
+        with pytest.raises(RuntimeError, match="take it from the tape itself"):
+            method(target, variable)
+
+
+def test_what_is_no_tape_is_refused(hvd_tf, world):
+    with pytest.raises(TypeError, match=r"gradtape: expected a tf.GradientTape, got 'tape'"):
+        hvd_tf.DistributedGradientTape("tape", op=hvd_tf.MajorityVote)
+
+
+def test_sources_of_unknown_shape_are_refused(hvd_tf, world):
+    @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+    def verdict(source):
+        with tf.GradientTape() as tape:
+            tape.watch(source)
+            target = tf.reduce_sum(source)
+        return hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote).gradient(target, source)
+
+    with pytest.raises(ValueError, match=r"'source 0': expected a known shape, got \(None, 3\)"):
+        verdict(tf.ones((2, 3)))
+
+
+@pytest.mark.ranks(2)
+def test_a_first_step_that_one_rank_refuses_ends_everyones(hvd_tf, world):
+    table = tf.Variable(values(1, 4, 2))
+    with tf.GradientTape() as tape:
+        target = tf.reduce_sum(tf.gather(table, [1]) if world.rank == 0 else table)
+    tape = hvd_tf.DistributedGradientTape(tape, op=hvd_tf.MajorityVote, seed=99)
+    kind = TypeError if world.rank == 0 else ValueError
+    with pytest.raises(kind, match=r"expected a dense gradient, got tf.IndexedSlices"):
+        tape.gradient(target, table)
 
 
 def test_scaled_verdicts(hvd_tf, world):

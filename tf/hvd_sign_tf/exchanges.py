@@ -4,124 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hvd_sign.asking import op_of, refuse_vote_options, vote_options
-from hvd_sign.buckets import TensorSpec, group_positions
+from hvd_sign.buckets import TensorSpec, check_bucket_bytes, group_positions
+from hvd_sign.calls import Opening
 from hvd_sign.collectives import check_dtype
-from hvd_sign.options import VoteOptions, positive_factor
-from hvd_sign.session import BUCKET_BYTES, VoteSession
-from hvd_sign.votes import is_vote_rule, make_rule
+from hvd_sign.session import VoteSession
+from hvd_sign.votes import make_rule
 from hvd_sign_tf.gradients import GradientExchange, GradientSums, GradientVotes
-from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.wish import Wish
 from hvd_sign_tf.worlds import job, plain
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a user asks for with a tape or an optimizer; see ``DistributedOptimizer``.
-
-    Attributes:
-        op: a vote rule, or an operation of ``plain``.
-        compression: a compressor.
-        options: of a vote; None: nothing is voted on.
-        process_set: the ranks that take part.
-        sparse_as_dense: ``tf.IndexedSlices`` become dense.
-        passes: gradients that are added up to one.
-        average: that sum is divided by their number.
-        bucket_bytes: of gradients that share messages.
-        groups: of gradients that share messages, as Horovod has them.
-        predivide: part of a mean's divisor that comes before the sum.
-        poisons: a step that does not count is shown as Inf in all gradients.
-    """
-
-    op: Any
-    compression: Any
-    options: VoteOptions | None
-    process_set: Any
-    sparse_as_dense: bool = False
-    passes: int = 1
-    average: bool = False
-    bucket_bytes: int | str = BUCKET_BYTES
-    groups: Any = None
-    predivide: float = 1.0
-    poisons: bool = False
-
-    def key(self) -> Any:
-        """Equal for equal wishes."""
-        groups = self.groups
-        if isinstance(groups, (list, tuple)):
-            groups = tuple(tuple(map(id, group)) for group in groups)
-        named = replace(self, op=repr(self.op), compression=None, groups=None)
-        return named, id(self.compression), groups
-
-    @property
-    def votes(self) -> bool:
-        """Whether gradients are voted on."""
-        return self.options is not None
-
-
-def make_wish(
-    compression: Any,
-    op: Any,
-    vote: dict[str, Any],
-    *,
-    process_set: Any,
-    bucket_bytes: int | str | None = None,
-    backward_passes_per_step: int = 1,
-    average_aggregated_gradients: bool = False,
-    sparse_as_dense: bool = False,
-    gradient_predivide_factor: float = 1.0,
-    num_groups: int = 0,
-    groups: Any = None,
-    poisons: bool = False,
-) -> Wish:
-    """Checks arguments.
-
-    Raises:
-        ValueError: contradictory or unknown ones.
-        TypeError: unknown keywords.
-    """
-    op = op_of(compression, op, Compression.none)
-    options = None
-    if is_vote_rule(op):
-        if poisons and vote.setdefault("nonfinite", "skip") != "skip":
-            raise ValueError(
-                "nonfinite: a LossScaleOptimizer needs 'skip', so that it sees what was skipped"
-            )
-        options = vote_options(vote)
-    else:
-        refuse_vote_options(vote, bucket_bytes=bucket_bytes)
-        op = plain.Average if op is None else op
-    positive_factor("gradient_predivide_factor", gradient_predivide_factor)
-    if backward_passes_per_step <= 0:
-        raise ValueError("backward_passes_per_step must be > 0")
-    return Wish(
-        op,
-        compression,
-        options,
-        process_set,
-        sparse_as_dense,
-        backward_passes_per_step,
-        average_aggregated_gradients,
-        BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
-        groups if groups is not None else (num_groups or None),
-        gradient_predivide_factor,
-        poisons,
-    )
-
-
-def name_of(variable: Any) -> str:
-    """A variable's path in its model, in Keras 3; else its name."""
-    return str(getattr(variable, "path", None) or getattr(variable, "name", "source"))
 
 
 class Exchanges:
@@ -130,7 +29,7 @@ class Exchanges:
     def __init__(self, wish: Wish) -> None:
         self.wish = wish
         self._open: dict[Any, GradientExchange] = {}
-        self._sessions: list[weakref.ref[VoteSession]] = []
+        self._sessions: list[VoteSession] = []
         # States that were restored before their sessions were opened, by order of opening.
         self._restored: dict[int, State] = {}
 
@@ -148,8 +47,7 @@ class Exchanges:
 
     def state(self) -> dict[str, Array]:
         """What a checkpoint keeps of all sessions."""
-        states = {i: s.state() for i, s in enumerate(self._alive())} | self._restored
-        return {f"{i}/{k}": array for i, state in states.items() for k, array in state.items()}
+        return {f"{i}/{k}": a for i, state in self._states().items() for k, a in state.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
         """Goes on from what ``state()`` returned; sessions that are not open yet will."""
@@ -157,30 +55,27 @@ class Exchanges:
         for key, array in state.items():
             number, _, name = key.partition("/")
             parts.setdefault(int(number), {})[name] = array
-        sessions = self._alive()
-        for session_number, part in parts.items():
-            if session_number < len(sessions):
-                sessions[session_number].load_state(part)
-            else:
-                self._restored[session_number] = part
+        for position, part in parts.items():
+            self._load(position, part)
 
     def steps(self) -> dict[int, int]:
         """How many steps each session has taken, those restored and not yet open included."""
-        states = {i: s.state() for i, s in enumerate(self._alive())} | self._restored
-        return {number: int(state["step"]) for number, state in states.items()}
+        return {number: int(state["step"]) for number, state in self._states().items()}
 
     def set_steps(self, steps: Mapping[int, int]) -> None:
         """Counts on from another rank's steps."""
-        sessions = self._alive()
+        states = self._states()
         for number, step in steps.items():
-            taken = {"step": np.array(step)}
-            if number < len(sessions):
-                sessions[number].load_state(sessions[number].state() | taken)
-            else:
-                self._restored[number] = self._restored.get(number, {}) | taken
+            self._load(number, states.get(number, {}) | {"step": np.array(step)})
 
-    def _alive(self) -> list[VoteSession]:
-        return [session for session in (made() for made in self._sessions) if session is not None]
+    def _states(self) -> dict[int, State]:
+        return dict(enumerate(session.state() for session in self._sessions)) | self._restored
+
+    def _load(self, number: int, state: State) -> None:
+        if number < len(self._sessions):
+            self._sessions[number].load_state(state)
+        else:
+            self._restored[number] = state
 
     def exchange(
         self, gradients: Sequence[Any], variables: Sequence[Any]
@@ -189,87 +84,111 @@ class Exchanges:
 
         Args:
             gradients: None where there is none on this rank; ``tf.IndexedSlices`` become dense if
-                the wish says so.
+                the wish says so, or if nothing is voted on.
             variables: theirs, in the same order on all ranks.
 
         Returns:
-            One gradient a variable, None where no rank had one, and whether the step counts:
-            bool[], or None if every step does.
+            One gradient a variable, and whether the step counts: bool[], or None if every step
+            does. A vote gives one to each variable, zeros where no rank has any.
 
         Raises:
             ValueError: ranks differ in variables or options; on all ranks alike.
-            TypeError: a gradient of a type that cannot be exchanged.
+            TypeError: a gradient of a type that cannot be exchanged; a ValueError on other ranks.
         """
-        dense = [self._dense(g, v) for g, v in zip(gradients, variables, strict=True)]
-        exchange = self._find(dense, variables)
-        # Who has no gradient for a variable that others have one for abstains, and takes theirs.
-        results, counts = exchange(dense)
-        return results, counts if self.conditional else None
-
-    def _dense(self, gradient: Any, variable: Any) -> Any:
-        if gradient is None or not isinstance(gradient, tf.IndexedSlices):
-            return gradient
-        if not self.wish.sparse_as_dense:
-            raise TypeError(
-                f"variable {name_of(variable)!r}: expected a dense gradient, got tf.IndexedSlices; "
-                "give sparse_as_dense=True"
-            )
-        return tf.convert_to_tensor(gradient)
-
-    def _find(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
-        """The exchange for these variables, opened with the other ranks at its first use."""
         # Sources that are no variables are known by their places and shapes.
         kept = [v for v in variables if hasattr(v, "assign")]
-        specs = _specs(gradients, variables)
-        key = (tuple(map(id, kept)), specs if len(kept) < len(specs) else None)
+        dense = None
+        if self.wish.options is None:
+            dense = self._dense(gradients, variables)
+            given = tuple(gradient is not None for gradient in gradients)
+        else:
+            given = ()
+        unkept = () if len(kept) == len(variables) else tuple(tuple(v.shape) for v in variables)
+        key = (tuple(map(id, kept)), unkept, given)
         found = self._open.get(key)
+        if found is not None and found.closed:  # by shutdown(): all begin anew
+            self._open.clear()
+            self._sessions.clear()
+            found = None
         if found is None:
-            found = self._make(gradients, variables, specs)
-            self._open[key] = found
+            found = self._open[key] = self._make(gradients, variables)
             for variable in kept:
                 weakref.finalize(variable, self._open.pop, key, None)
-        return found
+        results, counts = found(dense or self._dense(gradients, variables))
+        return results, counts if self.conditional else None
 
-    def _make(
-        self, gradients: Sequence[Any], variables: Sequence[Any], specs: Sequence[TensorSpec]
-    ) -> GradientExchange:
+    def _dense(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        dense = []
+        for ordinal, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
+            if isinstance(gradient, tf.IndexedSlices):
+                if self.wish.votes and not self.wish.sparse_as_dense:
+                    raise TypeError(
+                        f"variable {name_of(variable, ordinal)!r}: expected a dense gradient, got "
+                        "tf.IndexedSlices; give sparse_as_dense=True"
+                    )
+                gradient = tf.convert_to_tensor(gradient)
+            dense.append(gradient)
+        return dense
+
+    def _make(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
         wish = self.wish
-        given = {i for i, gradient in enumerate(gradients) if gradient is not None}
         if wish.options is None:
-            present = [spec for spec in specs if spec.ordinal in given]
+            specs = make_specs(self._dense(gradients, variables), variables)
+            present = [spec for spec in specs if gradients[spec.ordinal] is not None]
             return GradientSums(present, wish.passes, plain.gradient_reduction(wish))
-        for spec in specs:
-            check_dtype(f"variable {spec.name!r}", spec.dtype)
+        stream = job.adhoc(wish.process_set)
+        # Whoever is refused tells the others, who would wait for it in the session's opening.
+        with stream.refusing(Opening.kind, None):
+            specs = make_specs(self._dense(gradients, variables), variables)
+            for spec in specs:
+                check_dtype(f"variable {spec.name!r}", spec.dtype)
+            check_bucket_bytes(wish.bucket_bytes)
+            groups = group_positions(wish.groups, variables, VARIABLES, "tf.Variable")
+        stream.ask(Opening(), None).wait()
         session = job.session(
             wish.process_set,
             specs,
             make_rule(wish.op),
             wish.options,
             bucket_bytes=wish.bucket_bytes,
-            groups=group_positions(wish.groups, variables, object, "tf.Variable"),
+            groups=groups,
         )
-        number = len(self._sessions)
-        self._sessions.append(weakref.ref(session))
-        restored = self._restored.pop(number, None)
-        everyones = session.stream.transport.gather_objects((given, restored and restored["step"]))
-        # A rank alone may have read a checkpoint: its steps become everyone's.
-        steps = [int(step) for _, step in everyones if step is not None]
-        if steps:
-            state = session.state() | (restored or {}) | {"step": np.array(max(steps))}
-            session.load_state(state)
-        return GradientVotes(
-            session,
-            set.union(*(theirs for theirs, _ in everyones)),
-            wish.passes,
-            average=wish.average,
-            poisons=wish.poisons,
-        )
+        self._resume(session)
+        return GradientVotes(session, wish.passes, average=wish.average, poisons=wish.poisons)
+
+    def _resume(self, session: VoteSession) -> None:
+        """Lets a new session go on from a checkpoint, if any rank has read one."""
+        restored = self._restored.pop(len(self._sessions), None)
+        self._sessions.append(session)
+        step = None if restored is None else int(restored["step"])
+        everyones = session.stream.transport.gather_objects(step)
+        steps = [taken for taken in everyones if taken is not None]
+        if steps:  # a rank alone may have read it: its steps become everyone's
+            session.load_state(session.state() | (restored or {}) | {"step": np.array(max(steps))})
 
 
-def _specs(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[TensorSpec, ...]:
+VARIABLES: Any = (tf.Variable, *([tf.keras.Variable] if hasattr(tf.keras, "Variable") else []))
+
+
+def name_of(variable: Any, ordinal: int) -> str:
+    """A variable's path in its model, in Keras 3; else its name."""
+    if not hasattr(variable, "assign"):
+        return f"source {ordinal}"  # a tensor has other names in other graphs
+    return str(getattr(variable, "path", None) or variable.name)
+
+
+def make_specs(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """The tensors of a session.
+
+    Raises:
+        ValueError: one of unknown shape.
+    """
     specs = []
     for ordinal, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
-        holder = variable if gradient is None else gradient
-        dtype = tf.as_dtype(holder.dtype).name
-        specs.append(TensorSpec(name_of(variable), tuple(variable.shape), dtype, ordinal))
+        name = name_of(variable, ordinal)
+        shape = tf.TensorShape(variable.shape)
+        if not shape.is_fully_defined():
+            raise ValueError(f"variable {name!r}: expected a known shape, got {shape}")
+        dtype = tf.as_dtype((variable if gradient is None else gradient).dtype).name
+        specs.append(TensorSpec(name, tuple(shape), dtype, ordinal))
     return tuple(specs)

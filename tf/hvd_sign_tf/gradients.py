@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,22 +24,21 @@ class GradientExchange(ABC):
 
     Args:
         buckets: what is handed to the host together.
-        present: ordinals of gradients that some rank has.
         passes: gradients that are added up to one, over as many calls.
     """
 
-    def __init__(
-        self, buckets: Sequence[Sequence[TensorSpec]], present: Collection[int], passes: int
-    ) -> None:
+    def __init__(self, buckets: Sequence[Sequence[TensorSpec]], passes: int) -> None:
         self.buckets = buckets
-        self.present = present
         self.passes = passes
         self._pass = 0
+        self._begun = False
         self._sums: dict[int, Array] = {}
         self._places: dict[int, Array] = {}
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._eagerly = tf.function(self._build, reduce_retracing=True, autograph=False)
+        # TensorFlow counts the traces of all exchanges together, and would warn of the fifth one.
+        self._eagerly._omit_frequent_tracing_warning = True
 
     @abstractmethod
     def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
@@ -54,6 +53,11 @@ class GradientExchange(ABC):
     @abstractmethod
     def finish(self) -> bool:
         """Waits for all that was made ready; tells whether the step counts."""
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether there is nobody left to exchange with."""
 
     def __call__(self, gradients: Sequence[tf.Tensor | None]) -> tuple[list[Any], tf.Tensor]:
         """One pass.
@@ -84,26 +88,40 @@ class GradientExchange(ABC):
         results: list[Any] = [None] * len(gradients)
         members: list[TensorSpec] = []
         outs: list[tf.Tensor] = []
-        for bucket in self.buckets:
-            taking = [s for s in bucket if s.ordinal in self.present]
-            taken = [bridge.empty(spec.shape, spec.dtype) for spec in taking]
+        for number, bucket in enumerate(self.buckets):
+            places = [bridge.empty(spec.shape, spec.dtype) for spec in bucket]
             # Its own operation, so that it runs while other gradients are still computed.
-            self._hand_over(taking, [gradients[s.ordinal] for s in taking], taken)
-            members += taking
-            outs += taken
+            self._hand_over(
+                bucket, [gradients[spec.ordinal] for spec in bucket], places, first=number == 0
+            )
+            members += bucket
+            outs += places
         filled, counts = self._await(members, outs)
         for spec, result in zip(members, filled, strict=True):
             results[spec.ordinal] = tf.reshape(result, spec.shape)
         return results, counts
 
     def _hand_over(
-        self, specs: list[TensorSpec], gradients: list[tf.Tensor | None], outs: list[tf.Tensor]
+        self,
+        specs: Sequence[TensorSpec],
+        gradients: list[tf.Tensor | None],
+        outs: list[tf.Tensor],
+        *,
+        first: bool,
     ) -> None:
+        for spec, gradient in zip(specs, gradients, strict=True):
+            if gradient is not None and not gradient.shape.is_compatible_with(spec.shape):
+                raise ValueError(
+                    f"variable {spec.name!r}: expected a gradient of shape {spec.shape}, got "
+                    f"{gradient.shape}"
+                )
         given = [spec.ordinal for spec, g in zip(specs, gradients, strict=True) if g is not None]
 
         def begin(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
             arrays = dict(zip(given, inputs[len(specs) :], strict=True))
             with self._lock:
+                if first:
+                    self._begin_pass()
                 for spec, out in zip(specs, inputs[: len(specs)], strict=True):
                     self._accumulate(spec.ordinal, arrays.get(spec.ordinal), out)
 
@@ -127,18 +145,25 @@ class GradientExchange(ABC):
         *filled, counted = bridge.on_host(self._keeping_errors(end), [], [*outs, counts])
         return filled, tf.reshape(counted, [])
 
+    def _begin_pass(self) -> None:
+        if self._begun:  # and never ended: something between failed on this rank
+            self._end_pass()
+            self._places.clear()
+        self._begun = True
+
     def _accumulate(self, ordinal: int, gradient: Array | None, out: Array) -> None:
-        if self.passes > 1 and gradient is not None:
-            if ordinal not in self._sums:
-                self._sums[ordinal] = np.zeros_like(gradient)
-            total = self._sums[ordinal]
-            total += gradient
-            gradient = total
+        if self.passes > 1:
+            if gradient is not None:
+                if ordinal not in self._sums:
+                    self._sums[ordinal] = np.zeros_like(gradient)
+                self._sums[ordinal] += gradient
+            gradient = self._sums.get(ordinal)
         if self._pass == self.passes - 1:
             self._places[ordinal] = out
             self.ready(ordinal, gradient, out)
 
     def _end_pass(self) -> bool:
+        self._begun = False
         self._pass += 1
         if self._pass < self.passes:
             return False
@@ -169,7 +194,6 @@ class GradientVotes(GradientExchange):
 
     Args:
         session: one tensor a variable.
-        present: as for all.
         passes: as for all.
         average: the sum over the passes is divided by their number.
         poisons: a step that does not count is shown as Inf in all gradients, which a loss scaler
@@ -179,13 +203,12 @@ class GradientVotes(GradientExchange):
     def __init__(
         self,
         session: VoteSession,
-        present: Collection[int],
         passes: int,
         *,
         average: bool,
         poisons: bool,
     ) -> None:
-        super().__init__([bucket.specs for bucket in session.buckets], present, passes)
+        super().__init__([bucket.specs for bucket in session.buckets], passes)
         self.session = session
         self._poisons = poisons
         # A sign is none the larger for it.
@@ -196,8 +219,13 @@ class GradientVotes(GradientExchange):
         """Votes on a gradient; abstains in one that this rank has not."""
         self.session.ready(ordinal, HostVoter(gradient, out, self._factor))
 
+    @property
+    def closed(self) -> bool:
+        """Whether the job was shut down."""
+        return self.session.stream.closed
+
     def finish(self) -> bool:
-        """Waits for the verdicts; abstains in what no rank has a gradient for."""
+        """Waits for the verdicts; abstains in what a failed step has not handed over."""
         return self.session.finish(lambda ordinal: HostVoter(None, None))
 
     def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
@@ -222,7 +250,7 @@ class GradientSums(GradientExchange):
     """
 
     def __init__(self, specs: Sequence[TensorSpec], passes: int, reduce: Finish) -> None:
-        super().__init__([specs], [spec.ordinal for spec in specs], passes)
+        super().__init__([specs], passes)
         self._reduce = reduce
         self._given: list[tuple[Array, Array]] = []
 
@@ -230,6 +258,11 @@ class GradientSums(GradientExchange):
         """Keeps a gradient for the allreduce of all."""
         assert gradient is not None
         self._given.append((gradient, out))
+
+    @property
+    def closed(self) -> bool:
+        """Never: it keeps nothing of the job."""
+        return False
 
     def finish(self) -> bool:
         """One allreduce of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import tensorflow as tf
 
 from hvd_sign.asking import op_of
 from hvd_sign.votes import is_vote_rule
-from hvd_sign_tf.exchanges import Exchanges, make_wish
+from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.state import STATE_FILE, ExchangeState
 from hvd_sign_tf.tape import scaled
+from hvd_sign_tf.wish import make_wish
 from hvd_sign_tf.worlds import job, plain
+
+logger = logging.getLogger("hvd_sign")
 
 
 class ExchangingOptimizer:
@@ -27,6 +31,12 @@ class ExchangingOptimizer:
     _hvd_sign: Exchanges
     exchange_state: ExchangeState
     iterations: Any
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """An optimizer as it was before it was wrapped."""
+        wrapped: Any = cls.__bases__[1]
+        return wrapped.from_config(config, *args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # The first thing that a LossScaleOptimizer does to what it wraps, in Keras 2 and 3.
@@ -165,8 +175,8 @@ def wrap(optimizer: Any, exchanges: Exchanges) -> Any:
     return optimizer
 
 
-def distribute(optimizer: Any, exchanges: Exchanges) -> Any:
-    """Wraps an optimizer, and under the global policy ``mixed_float16`` a loss scaler around it.
+def checked(optimizer: Any) -> Any:
+    """An optimizer that can be wrapped; with a loss scaler where ``Model.compile`` would add one.
 
     Raises:
         TypeError: no Keras optimizer.
@@ -175,21 +185,30 @@ def distribute(optimizer: Any, exchanges: Exchanges) -> Any:
     _family(optimizer)
     if isinstance(optimizer, ExchangingOptimizer):
         raise ValueError("optimizer: hvd.DistributedOptimizer has wrapped it already")
-    if getattr(optimizer, "gradient_accumulation_steps", None):
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    passes = getattr(inner, "gradient_accumulation_steps", None)
+    if passes:
         raise ValueError(
             "optimizer: gradient_accumulation_steps would add up what ranks have agreed on; "
-            "expected None, and hvd.DistributedOptimizer(..., backward_passes_per_step="
-            f"{optimizer.gradient_accumulation_steps})"
+            f"expected None, and hvd.DistributedOptimizer(..., backward_passes_per_step={passes})"
         )
-    return wrap(optimizer, exchanges)
-
-
-def with_loss_scaling(optimizer: Any) -> Any:
-    """An optimizer as ``Model.compile`` would have it under the global policy."""
     mixed = tf.keras.mixed_precision
-    if mixed.global_policy().name != "mixed_float16" or loss_scaling(optimizer):
-        return optimizer
-    return mixed.LossScaleOptimizer(optimizer)
+    if mixed.global_policy().name == "mixed_float16" and not loss_scaling(optimizer):
+        return mixed.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def warn_of_norms(optimizer: Any) -> None:
+    """Tells, on rank 0, that a vote leaves nothing to be clipped by its norm."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for name in ("clipnorm", "global_clipnorm"):
+        if getattr(inner, name, None) is not None and job.rank() == 0:
+            logger.warning(
+                "%s=%g clips verdicts, whose norm is the root of their number, so that steps "
+                "shrink by it; leave it out, or give scale='mean_abs'",
+                name,
+                getattr(inner, name),
+            )
 
 
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
@@ -264,13 +283,16 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         "process_set": process_set,
     }
     votes = is_vote_rule(op_of(compression, op, Compression.none))
-    if votes:
-        _family(optimizer)
-        optimizer = with_loss_scaling(optimizer)
+    ours = votes or job.runtime != "horovod"
+    if ours:
+        optimizer = checked(optimizer)
     poisons = votes and loss_scaling(optimizer)
     wish = make_wish(op=op, vote=vote, bucket_bytes=bucket_bytes, poisons=poisons, **common)
-    if wish.votes or job.runtime != "horovod":
-        return distribute(optimizer, Exchanges(wish))
+    if ours:
+        exchanges = Exchanges(wish)
+        if exchanges.unscaled_verdicts:
+            warn_of_norms(optimizer)
+        return wrap(optimizer, exchanges)
     return plain.DistributedOptimizer(
         optimizer,
         name=name,

@@ -7,8 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from hvd_sign_tf.bridge import check_context
-from hvd_sign_tf.exchanges import Exchanges, Wish, make_wish
+from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.wish import Wish, make_wish
 from hvd_sign_tf.worlds import job, plain
 
 
@@ -20,9 +21,25 @@ class ExchangingTape(tf.GradientTape):
         self._hvd_sign_exchanges = exchanges
         self._hvd_sign_scaler = scaler
 
+    def jacobian(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a vote on each row is nothing that anybody wants.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "jacobian: ranks exchange gradients alone; take it from the tape itself, before "
+            "hvd.DistributedGradientTape wraps it"
+        )
+
+    batch_jacobian = jacobian
+
     @tf.autograph.experimental.do_not_convert
     def gradient(self, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
-        """``tf.GradientTape.gradient``, decided by all ranks; None where no rank has one."""
+        """``tf.GradientTape.gradient``, decided by all ranks.
+
+        A vote gives zeros to a variable for which no rank has a gradient.
+        """
         check_context("DistributedGradientTape")
         own = super().gradient(target, sources, *args, **kwargs)
         variables = tf.nest.flatten(sources)
@@ -86,9 +103,11 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     Raises:
         ValueError: contradictory or unknown arguments; in ``gradient()``, on all ranks alike, ranks
             that differ in variables or options.
-        TypeError: a gradient that is not fp32, fp64, fp16 or bf16.
+        TypeError: no tape, or a gradient that is not fp32, fp64, fp16 or bf16.
         RuntimeError: within XLA, or in a graph without an order.
     """
+    if not isinstance(gradtape, tf.GradientTape):
+        raise TypeError(f"gradtape: expected a tf.GradientTape, got {gradtape!r}")
     wish = make_wish(
         compression,
         op,

@@ -7,27 +7,20 @@ Attributes:
 
 from __future__ import annotations
 
-import logging
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from hvd_sign.jobs import HOROVOD, HorovodJob, Job, StandaloneJob
-from hvd_sign_tf.require import RUNTIME, WHY_NOT_HOROVOD
+from hvd_sign_tf.require import BINDING
 
-logger = logging.getLogger("hvd_sign")
-
-plain: Any = import_module("horovod.tensorflow" if RUNTIME == HOROVOD else "hvd_sign_tf.mpi")
+plain = BINDING.plain
 
 
-def _make_job() -> Job:
-    if RUNTIME != HOROVOD:
-        return StandaloneJob()
+def _collectives() -> Any:
     from hvd_sign_tf.horovod_collectives import TensorFlowCollectives
 
-    return HorovodJob(plain, TensorFlowCollectives, _gather)
+    return TensorFlowCollectives
 
 
 def _gather(number: int) -> list[int]:
@@ -35,7 +28,7 @@ def _gather(number: int) -> list[int]:
     return [int(n) for n in numbers]
 
 
-job = _make_job()
+job = BINDING.make_job(_collectives, _gather)
 
 
 def init(*args: Any, **kwargs: Any) -> None:
@@ -45,9 +38,7 @@ def init(*args: Any, **kwargs: Any) -> None:
         RuntimeError: MPI cannot be used; the message says why and what helps.
     """
     job.init(*args, **kwargs)
-    if job.rank() == 0:
-        because = f": {WHY_NOT_HOROVOD}" if WHY_NOT_HOROVOD else ""
-        logger.info("hvd_sign.tensorflow runs on the runtime %r%s", RUNTIME, because)
+    BINDING.announce(job)
 
 
 shutdown = job.shutdown

@@ -14,13 +14,13 @@ from hvd_sign.engine import Handle
 from hvd_sign.jobs import HOROVOD
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
-from hvd_sign_torch.require import RUNTIME
+from hvd_sign_torch.require import BINDING
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import job, plain
 
 
 def _operations() -> dict[str, Any]:
-    if RUNTIME != HOROVOD:
+    if BINDING.runtime != HOROVOD:
         return dict(vars(plain))
     from hvd_sign_torch.named_operations import OPERATIONS
 

@@ -7,26 +7,19 @@ Attributes:
 
 from __future__ import annotations
 
-import logging
-from importlib import import_module
 from typing import Any
 
 import torch
 
-from hvd_sign.jobs import HOROVOD, HorovodJob, Job, StandaloneJob
-from hvd_sign_torch.require import BINDING, RUNTIME, WHY_NOT_HOROVOD, horovod_installed
+from hvd_sign_torch.require import BINDING
 
-logger = logging.getLogger("hvd_sign")
-
-plain: Any = import_module("horovod.torch" if RUNTIME == HOROVOD else "hvd_sign_torch.mpi")
+plain = BINDING.plain
 
 
-def _make_job() -> Job:
-    if RUNTIME != HOROVOD:
-        return StandaloneJob()
+def _collectives() -> Any:
     from hvd_sign_torch.horovod_collectives import TorchCollectives
 
-    return HorovodJob(plain, TorchCollectives, _gather)
+    return TorchCollectives
 
 
 def _gather(number: int) -> list[int]:
@@ -34,7 +27,7 @@ def _gather(number: int) -> list[int]:
     return numbers
 
 
-job = _make_job()
+job = BINDING.make_job(_collectives, _gather)
 
 
 def init(*args: Any, **kwargs: Any) -> None:
@@ -44,11 +37,7 @@ def init(*args: Any, **kwargs: Any) -> None:
         RuntimeError: MPI cannot be used; the message says why and what helps.
     """
     job.init(*args, **kwargs)
-    if job.rank() == 0:
-        because = f": {WHY_NOT_HOROVOD}" if WHY_NOT_HOROVOD else ""
-        # A Horovod that is there was meant to be used.
-        level = logging.WARNING if WHY_NOT_HOROVOD and horovod_installed() else logging.INFO
-        logger.log(level, "%s runs on the runtime %r%s", BINDING, RUNTIME, because)
+    BINDING.announce(job)
 
 
 shutdown = job.shutdown

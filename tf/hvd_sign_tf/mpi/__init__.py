@@ -15,7 +15,6 @@ from hvd_sign.standalone.features import (
     nccl_built,
     rocm_built,
 )
-from hvd_sign.standalone.operations import ReduceOp
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import (
     add_process_set,
@@ -32,6 +31,8 @@ from hvd_sign.standalone.ranks import (
     shutdown,
     size,
 )
+from hvd_sign.standalone.reduce_op import ReduceOp
+from hvd_sign.standalone.reduce_op import op_or_average as handle_average_backwards_compatibility
 from hvd_sign_tf.mpi.absent import (
     BroadcastGlobalVariablesHook,
     PartialDistributedGradientTape,
@@ -57,7 +58,6 @@ from hvd_sign_tf.mpi.reductions import (
     gradient_reduction,
     grouped_allreduce,
     grouped_reducescatter,
-    handle_average_backwards_compatibility,
     reducescatter,
 )
 from hvd_sign_tf.mpi.variables import broadcast_, broadcast_variables

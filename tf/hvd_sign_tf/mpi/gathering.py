@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from hvd_sign.standalone.groups import AllGathers
 from hvd_sign.standalone.objects import place
-from hvd_sign.standalone.operations import AllGather, AllReduce, AllToAll, Broadcast, ReduceOp
+from hvd_sign.standalone.operations import AllGather, AllReduce, AllToAll, Broadcast
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import rank
+from hvd_sign.standalone.reduce_op import ReduceOp
 from hvd_sign_tf.bridge import name_in_graph
 from hvd_sign_tf.mpi.hosting import any_length, as_tensors, collective
 

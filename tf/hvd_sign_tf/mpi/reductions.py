@@ -10,26 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from hvd_sign.standalone.groups import ReduceScatters
-from hvd_sign.standalone.operations import AllReduce, ReduceOp, ReduceScatter, check_op
+from hvd_sign.standalone.operations import AllReduce, ReduceScatter
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ask
+from hvd_sign.standalone.reduce_op import ReduceOp, check_op, op_or_average
 from hvd_sign_tf.bridge import name_in_graph
 from hvd_sign_tf.mpi.compression import Compression
 from hvd_sign_tf.mpi.gathering import allgather, grouped_allgather
 from hvd_sign_tf.mpi.hosting import Array, any_length, as_tensors, collective, refusing
-
-
-def handle_average_backwards_compatibility(op: Any, average: bool | None) -> Any:
-    """The operation that ``op`` and the older ``average`` ask for; of neither, ``Average``.
-
-    Raises:
-        ValueError: both are given.
-    """
-    if op is not None and average is not None:
-        raise ValueError("average: not allowed together with op, which takes its place")
-    if op is not None:
-        return op
-    return ReduceOp.Sum if average is False else ReduceOp.Average
 
 
 def allreduce(
@@ -98,7 +86,7 @@ def grouped_allreduce(
     """``allreduce`` of several tensors in one call."""
     sparse = [t for t in tensors if isinstance(t, tf.IndexedSlices)]
     with refusing(AllReduce, name, process_set):
-        op = check_op(handle_average_backwards_compatibility(op, average))
+        op = check_op(op_or_average(op, average))
         if sparse and op not in (ReduceOp.Average, ReduceOp.Sum):
             raise ValueError(f"op: tf.IndexedSlices take Average and Sum, got {op.name}")
         if sparse and (prescale_factor, postscale_factor) != (1.0, 1.0):

@@ -11,8 +11,8 @@ from hvd_sign.agreement import disagreement
 from hvd_sign.buckets import group_positions
 from hvd_sign.options import positive_factor
 from hvd_sign.standalone import objects
-from hvd_sign.standalone.operations import ReduceOp, check_op
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.reduce_op import ReduceOp, check_op
 from hvd_sign_torch.device import dtype_name
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_hooks import GradientHooks

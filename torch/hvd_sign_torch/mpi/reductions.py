@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from hvd_sign.standalone.groups import ReduceScatters
-from hvd_sign.standalone.operations import AllReduce, Array, ReduceOp, ReduceScatter
+from hvd_sign.standalone.operations import AllReduce, Array, ReduceScatter
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.reduce_op import ReduceOp, op_or_average
 from hvd_sign_torch.mpi.compression import Compression
 from hvd_sign_torch.mpi.gathering import allgather
 from hvd_sign_torch.mpi.hosting import Operation, apply, begin, from_numbers, numbers, synchronize
@@ -25,19 +26,6 @@ Average, Sum, Adasum, Min, Max, Product = (
     ReduceOp.Max,
     ReduceOp.Product,
 )
-
-
-def reduce_op(op: Any, average: bool | None) -> Any:
-    """The operation that ``op`` and the older ``average`` ask for; of neither, ``Average``.
-
-    Raises:
-        ValueError: both are given.
-    """
-    if op is not None and average is not None:
-        raise ValueError("average: not allowed together with op, which takes its place")
-    if op is not None:
-        return op
-    return Sum if average is False else Average
 
 
 def _reduce(
@@ -54,7 +42,7 @@ def _reduce(
         if not tensors:
             raise ValueError("tensors: expected at least one, got none")
         arrays = [numbers(tensor) for tensor in tensors]
-        return AllReduce(communicator, arrays, reduce_op(op, average), *factors)
+        return AllReduce(communicator, arrays, op_or_average(op, average), *factors)
 
     def finish(arrays: list[Array]) -> list[torch.Tensor]:
         reduced = [from_numbers(a, t) for a, t in zip(arrays, tensors, strict=True)]

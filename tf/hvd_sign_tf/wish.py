@@ -1,0 +1,108 @@
+"""What a user asks for with a tape or an optimizer, checked where it is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hvd_sign.asking import op_of, refuse_vote_options, vote_options
+from hvd_sign.options import VoteOptions, positive_factor
+from hvd_sign.session import BUCKET_BYTES
+from hvd_sign.votes import is_vote_rule
+from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.worlds import job, plain
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asks for with a tape or an optimizer; see ``DistributedOptimizer``.
+
+    Attributes:
+        op: a vote rule, or an operation of ``plain``.
+        compression: a compressor.
+        options: of a vote; None: nothing is voted on.
+        process_set: the ranks that take part.
+        sparse_as_dense: ``tf.IndexedSlices`` become dense.
+        passes: gradients that are added up to one.
+        average: that sum is divided by their number.
+        bucket_bytes: of gradients that share messages.
+        groups: of gradients that share messages, as Horovod has them.
+        predivide: part of a mean's divisor that comes before the sum.
+        poisons: a step that does not count is shown as Inf in all gradients.
+    """
+
+    op: Any
+    compression: Any
+    options: VoteOptions | None
+    process_set: Any
+    sparse_as_dense: bool = False
+    passes: int = 1
+    average: bool = False
+    bucket_bytes: int | str = BUCKET_BYTES
+    groups: Any = None
+    predivide: float = 1.0
+    poisons: bool = False
+
+    def key(self) -> Any:
+        """Equal for equal wishes."""
+        groups = self.groups
+        if isinstance(groups, (list, tuple)):
+            groups = tuple(tuple(map(id, group)) for group in groups)
+        named = replace(self, op=repr(self.op), compression=None, groups=None)
+        return named, id(self.compression), groups
+
+    @property
+    def votes(self) -> bool:
+        """Whether gradients are voted on."""
+        return self.options is not None
+
+
+def make_wish(
+    compression: Any,
+    op: Any,
+    vote: dict[str, Any],
+    *,
+    process_set: Any,
+    bucket_bytes: int | str | None = None,
+    backward_passes_per_step: int = 1,
+    average_aggregated_gradients: bool = False,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    num_groups: int = 0,
+    groups: Any = None,
+    poisons: bool = False,
+) -> Wish:
+    """Checks arguments.
+
+    Raises:
+        ValueError: contradictory or unknown ones.
+        TypeError: unknown keywords.
+    """
+    op = op_of(compression, op, Compression.none)
+    options = None
+    if is_vote_rule(op):
+        if poisons and vote.setdefault("nonfinite", "skip") != "skip":
+            raise ValueError(
+                "nonfinite: a LossScaleOptimizer needs 'skip', so that it sees what was skipped"
+            )
+        options = vote_options(vote)
+    else:
+        refuse_vote_options(vote, bucket_bytes=bucket_bytes)
+        op = plain.Average if op is None else op
+    job.members(process_set)
+    positive_factor("gradient_predivide_factor", gradient_predivide_factor)
+    if backward_passes_per_step <= 0:
+        raise ValueError("backward_passes_per_step must be > 0")
+    return Wish(
+        op,
+        compression,
+        options,
+        process_set,
+        sparse_as_dense,
+        backward_passes_per_step,
+        average_aggregated_gradients,
+        BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
+        groups if groups is not None else (num_groups or None),
+        gradient_predivide_factor,
+        poisons,
+    )
