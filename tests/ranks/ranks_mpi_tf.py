@@ -98,7 +98,7 @@ def test_ranks_that_differ(hvd_tf, world):
     variables = [tf.Variable(0.0, name=names[odd])]
     assert "names" in said(lambda: hvd_tf.broadcast_variables(variables, 0))
     graph = tf.function(lambda t: hvd_tf.allreduce(t, name="in a graph"))
-    sentence = r"allreduce 'in a graph': shape differs between ranks: \(2,\) on rank 0"
+    sentence = r"allreduce 'in a graph': shape differs between ranks: \(2,\) on rank"
     with pytest.raises(tf.errors.OpError, match=sentence):
         graph(tf.zeros([2 + odd]))
     np.testing.assert_array_equal(hvd_tf.allreduce(tf.ones(2)), 1.0)
@@ -120,7 +120,7 @@ def test_one_ranks_mistake_ends_the_others_calls(hvd_tf, world):
     fails(lambda: hvd_tf.allreduce(good, True, op=hvd_tf.Sum if first else None), "average")
     fails(lambda: hvd_tf.allreduce(object() if first else good), "object")
     fails(lambda: hvd_tf.allgather(tf.constant(1.0) if first else good), "at least one dimension")
-    fails(lambda: hvd_tf.alltoall(good, [5] if first else None), "splits: expected")
+    fails(lambda: hvd_tf.alltoall(tf.ones(world.size), [99] if first else None), "splits: expected")
     fails(lambda: hvd_tf.reducescatter(good, op=hvd_tf.Min if first else hvd_tf.Sum), "Average or")
     fails(lambda: hvd_tf.broadcast(good, world.size if first else 0), "root_rank: expected one of")
     fails(lambda: hvd_tf.broadcast_object(lambda: 1), "pickle cannot copy this function")
