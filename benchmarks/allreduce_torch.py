@@ -26,7 +26,7 @@ from benchmarks.contests_torch import CONTESTS, Hook
 from benchmarks.events import Events
 from benchmarks.memory import Copier
 from benchmarks.methods import Method, chosen
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 HELD = 256 << 20  # bytes of DDP's buffers in a rank
 COPY_ROUNDS = 4

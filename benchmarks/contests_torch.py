@@ -15,7 +15,7 @@ import hvd_sign.torch as hvd
 from benchmarks import checks_torch, hooks_torch, shapes
 from benchmarks.events import bytes_sent
 from benchmarks.methods import Method
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 # DDP lays out its buckets anew after the first step, and PowerSGD begins with the third.
 FIRST_STEPS = 3

@@ -145,7 +145,7 @@ def _load(given: argparse.Namespace, task: Task, options: Mapping[str, Any]) -> 
 def _check_model(given: argparse.Namespace, dataset: Dataset, options: Mapping[str, Any]) -> int:
     """The model's number of weights. Raises BenchError where it cannot be trained here."""
     # Only now: what came before needs no framework.
-    from benchmarks import models
+    from benchmarks import models_torch as models
 
     models.check_device(given.device)
     return models.check(given.model, dataset.shape, dataset.classes, options)
