@@ -27,22 +27,19 @@ def train(
         make: a method's trial.
         free: called when a trial is over before the next one is made.
     """
-
-    def begin(method: Method) -> Trial:
-        trial = make(method)
-        trial.warm_up()
-        return trial
-
     if config["turns"] == "epoch":
-        _take_turns([begin(method) for method in methods], config["epochs"])
+        _take_turns([make(method) for method in methods], config["epochs"])
         return
     for method in methods:
-        _take_turns([begin(method)], config["epochs"])
+        _take_turns([make(method)], config["epochs"])
         gc.collect()
         free()
 
 
 def _take_turns(trials: list[Trial], epochs: int) -> None:
+    # When all are made: what making one of them does may slow the next step of another.
+    for trial in trials:
+        trial.warm_up()
     for epoch in range(epochs):
         first = epoch % len(trials)
         for trial in trials[first:] + trials[:first]:

@@ -43,7 +43,7 @@ def own_environment():
         ),
         (
             ("--model", "vgg"),
-            "--model: expected one of cnn, resnet18, resnet50, bert-base, gpt2, l",
+            "--model: expected cnn, resnet18, resnet50, bert-base, gpt2, lstm or ",
         ),
         (("--model-option", "width"), "--model-option: expected NAME=VALUE, got 'width'"),
         (
@@ -68,6 +68,23 @@ def own_environment():
             ("--learning-rate", "adasum=0.1"),
             "--learning-rate: expected METHOD=VALUE, a method of this run and a number above 0",
         ),
+        (("--framework", "tensorflow", "--methods", "ddp"), "method 'ddp' needs PyTorch: with T"),
+        (
+            ("--framework", "tensorflow", "--model", "lstm"),
+            "--model: expected cnn or resnet50 with TensorFlow, got 'lstm'",
+        ),
+        (
+            ("--framework", "tensorflow", "--amp", "fp16"),
+            "--amp: expected bf16 with TensorFlow, got fp16",
+        ),
+        (
+            ("--framework", "tensorflow", "--model", "resnet50", "--data", "digits"),
+            "--model resnet50 does not take images of 1 x 28 x 28: ",
+        ),
+        (
+            ("--framework", "tensorflow", "--model-option", "depth=3"),
+            "--model-option: cnn cannot be built so: ",
+        ),
         (("--amp", "fp16", "--methods", "adasum"), "--amp fp16: adasum exchanges weights' changes"),
     ],
 )
@@ -87,7 +104,7 @@ def test_no_rights_for_the_cluster(tmp_path, capsys, monkeypatch) -> None:
 def test_no_launcher(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(bench_launch.shutil, "which", lambda program: None)
     assert train.main(["--network", "loopback", "--out", str(tmp_path)]) == 2
-    assert "train: horovodrun is not on PATH: install horovod" in capsys.readouterr().err
+    assert "train: mpirun is not on PATH: install Open MPI" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -289,7 +306,7 @@ def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
         *("--network", "auto", "--rate", "none"),
     )
     result = results.load(folder)
-    chosen = methods.resolve("all", 2, "allreduce")
+    chosen = methods.resolve("all", methods.place("allreduce", 2))
     measured = {row["method"]: row for row in result["measured"]}
     assert list(measured) == [method.name for method in chosen]
     lossy = {"powersgd-1", "powersgd-2", "powersgd-4", "qsgd", "topk", "onebit-average"}
