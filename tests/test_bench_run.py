@@ -68,23 +68,6 @@ def own_environment():
             ("--learning-rate", "adasum=0.1"),
             "--learning-rate: expected METHOD=VALUE, a method of this run and a number above 0",
         ),
-        (("--framework", "tensorflow", "--methods", "ddp"), "method 'ddp' needs PyTorch: with T"),
-        (
-            ("--framework", "tensorflow", "--model", "lstm"),
-            "--model: expected cnn or resnet50 with TensorFlow, got 'lstm'",
-        ),
-        (
-            ("--framework", "tensorflow", "--amp", "fp16"),
-            "--amp: expected bf16 with TensorFlow, got fp16",
-        ),
-        (
-            ("--framework", "tensorflow", "--model", "resnet50", "--data", "digits"),
-            "--model resnet50 does not take images of 1 x 28 x 28: ",
-        ),
-        (
-            ("--framework", "tensorflow", "--model-option", "depth=3"),
-            "--model-option: cnn cannot be built so: ",
-        ),
         (("--amp", "fp16", "--methods", "adasum"), "--amp fp16: adasum exchanges weights' changes"),
     ],
 )
