@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from unittest import mock
 
 import launch as test_launch
 import numpy as np
 import pytest
-from test_bench_run import command
+from test_bench_run import REPO, command
 
 tf = pytest.importorskip("tensorflow", minversion="2.15")
 pytest.importorskip("sklearn")
@@ -19,6 +22,12 @@ from benchmarks.models_tensorflow import ModelError, build, check
 
 DIGITS = ("--data", "digits", "--limit", "192", "--batch", "16", "--epochs", "2")
 TRAINING = ("--framework", "tensorflow", *DIGITS, "--num-batches-per-iter", "3")
+
+
+@pytest.fixture(autouse=True)
+def own_environment():
+    with mock.patch.dict(os.environ):
+        yield
 
 
 # Keras's convolutions have biases: 64 of the first, and in a stage of n blocks of width w
@@ -95,6 +104,47 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, arguments, sentence) -> Non
     assert train.main([*line, *arguments]) == 2
     assert f"train: {sentence}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+PROGRAM = """
+import sys
+from importlib.machinery import ModuleSpec
+
+framework, absent, folder = sys.argv[1:]
+
+
+class Hidden:  # as a bare folder of the name is found, and cannot be used
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == absent else None
+
+    def create_module(self, spec):
+        raise ImportError(f"{absent} is hidden")
+
+
+sys.meta_path.insert(0, Hidden())
+from benchmarks import train, training_plan
+
+__import__(f"benchmarks.train_{framework}")
+line = ["--framework", framework, "--network", "loopback", "--data", "digits"]
+print(training_plan.make_plan(train.parse(line)).setup["model_text"])
+print(train.main([*line, "--framework", absent, "--out", folder]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("framework", "absent"), [("tensorflow", "torch"), ("torch", "tensorflow")]
+)
+def test_a_framework_needs_no_other_one(tmp_path, framework: str, absent: str) -> None:
+    pytest.importorskip(framework)
+    line = [sys.executable, "-c", PROGRAM, framework, absent, str(tmp_path / "out")]
+    outcome = test_launch.run(line, tmp_path / "run", limit=60, cwd=REPO)
+    assert outcome.returncode == 0, outcome.report()
+    assert "a convolutional network of 1,621,706 weights\n" in outcome.output
+    needed = frameworks.FRAMEWORKS[absent].text
+    assert f"train: this needs {needed}, which is not installed for {sys.executable}: " in (
+        outcome.output
+    )
+    assert outcome.output.endswith("\n2\n")
 
 
 def check_training(folder: Path, labels: list[str]) -> results.Result:
