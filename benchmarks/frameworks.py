@@ -44,8 +44,7 @@ class Framework:
     def runtime(self) -> str:
         """Whose ranks its binding uses here, HOROVOD or MPI. Raises BenchError if none can."""
         try:
-            binding = importlib.import_module(f"hvd_sign.{self.name}")
-            return str(binding.runtime()) if hasattr(binding, "runtime") else HOROVOD
+            return str(importlib.import_module(f"hvd_sign.{self.name}").runtime())
         except (ImportError, ValueError) as error:
             raise BenchError(f"{self.text} cannot be used here: {error}") from error
 

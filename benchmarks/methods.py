@@ -247,8 +247,8 @@ def why_not(method: Method, place: Place) -> str | None:
         return f"needs PyTorch: with {framework.text} expected a list of {', '.join(known)}"
     if place.runtime == MPI and method.needs_horovod:
         return (
-            f"needs Horovod's library for {framework.text}, and these ranks are of hvd_sign's own "
-            "MPI runtime, because it is not here or by HVD_SIGN_RUNTIME"
+            f"needs Horovod's library for {framework.text}: these ranks are of hvd_sign's own MPI "
+            "runtime, for want of that library or because HVD_SIGN_RUNTIME says so"
         )
     if method.framework is not None and not installed(method.framework):
         return f"needs {FRAMEWORKS[method.framework].text}, which is not installed here"
