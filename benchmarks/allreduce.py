@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1,
         help="1: check the results (%(default)s)",
     )
-    add("--methods", default=methods.DEFAULT, help="names and groups (%(default)s)")
+    add("--methods", help=f"names and groups ({','.join(methods.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -104,10 +104,12 @@ def check_memory(chosen: Sequence[methods.Method], size: int, workers: int) -> N
     """Checks that the ranks, all on this machine, have memory for `size` bytes. Raises BenchError.
 
     A rank was seen to take up to 9 times the size with a hook of DistributedDataParallel (model,
-    buckets, residual, and blocks that the allocator keeps), else up to 5 times.
+    buckets, residual, and blocks that the allocator keeps), else up to 5 times;
+    another framework's vote adds its input, its verdict and the one before.
     """
     hooks = any(method.group in ("ddp", "baselines") for method in chosen)
-    needed, free = workers * size * (9 if hooks else 5), psutil.virtual_memory().available
+    times = (9 if hooks else 5) + 3 * sum(method.framework is not None for method in chosen)
+    needed, free = workers * size * times, psutil.virtual_memory().available
     if needed > free:
         raise BenchError(
             f"--max-bytes: {workers} workers need about {size_text(needed)} of memory for "
@@ -117,7 +119,9 @@ def check_memory(chosen: Sequence[methods.Method], size: int, workers: int) -> N
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    chosen = methods.resolve(given.methods, given.workers, "allreduce")
+    place = methods.place("allreduce", given.workers)
+    chosen = methods.resolve(given.methods, place)
+    by_name = {method.name: method for method in chosen}
     check_memory(chosen, sizes(given)[-1], given.workers)
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
@@ -133,7 +137,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
             "cycle_time": given.cycle_time,
         }
         result = results.new_result("allreduce")
-        result.update(network=network.describe(), setup=config, measured=[])
+        result.update(runtime=place.runtime, network=network.describe(), setup=config, measured=[])
         calls = len(config["sizes"]) * len(chosen) * (given.iters + given.warmup)
         with (
             Progress(console=console, refresh_per_second=4) as progress,
@@ -147,7 +151,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
                 elif kind == "progress":
                     progress.update(bar, completed=before + event["done"])
                 elif kind == "measured":
-                    method = methods.METHODS[event["method"]]
+                    method = by_name[event["method"]]
                     event.update(label=method.label, votes=method.votes)
                     result["measured"].append(event)
                 elif kind == "done":

@@ -22,11 +22,11 @@ import torch
 
 import hvd_sign.torch as hvd
 from benchmarks import distributed_torch, rank_torch
-from benchmarks.contests_torch import CONTESTS, Hook
+from benchmarks.contests_torch import Hook, contest_of
 from benchmarks.events import Events
 from benchmarks.memory import Copier
 from benchmarks.methods import Method, chosen
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 HELD = 256 << 20  # bytes of DDP's buffers in a rank
 COPY_ROUNDS = 4
@@ -45,7 +45,7 @@ def memory_bandwidth(copier: Copier) -> float:
 
 def together(methods: Sequence[Method], size: int) -> list[list[Method]]:
     """The methods that take turns with each other, group by group; `size` in bytes."""
-    hooks = [method for method in methods if CONTESTS[method.group] is Hook]
+    hooks = [method for method in methods if contest_of(method) is Hook]
     if 2 * size * len(hooks) <= HELD:
         return [list(methods)]
     others = [method for method in methods if method not in hooks]
@@ -70,7 +70,7 @@ def measure_group(
     count: Callable[[], None],
 ) -> None:
     """Measures methods in turns on one size; `count` is called after each call of one."""
-    contests = [CONTESTS[method.group](method, *tensors, config) for method in group]
+    contests = [contest_of(method)(method, *tensors, config) for method in group]
     wrong: dict[str, int | None] = {}
     for repeat in range(config["warmup"] + config["iters"]):
         if repeat == config["warmup"]:

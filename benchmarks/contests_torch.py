@@ -15,7 +15,7 @@ import hvd_sign.torch as hvd
 from benchmarks import checks_torch, hooks_torch, shapes
 from benchmarks.events import bytes_sent
 from benchmarks.methods import Method
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 # DDP lays out its buckets anew after the first step, and PowerSGD begins with the third.
 FIRST_STEPS = 3
@@ -87,6 +87,27 @@ class Vote(Contest):
 
     def exchange(self) -> None:
         hvd.allreduce_(self.tensor, op=hvd.MajorityVote, name=self.name, **self.method.options)
+
+
+class TensorFlowVote(Contest):
+    """A vote of hvd_sign on one tensor of TensorFlow's, inside a tf.function.
+
+    It goes by a binding of its own, whose ranks are the same ones, and makes a new tensor.
+    """
+
+    def __init__(self, method: Method, signal: torch.Tensor, *others: Any) -> None:
+        super().__init__(method, signal, *others)
+        # Only where it is asked for: TensorFlow, and Horovod for it, are not to stand beside
+        # other measurements.
+        from benchmarks import vote_tensorflow
+
+        self._vote = vote_tensorflow.Vote(self.name, signal.numpy())
+
+    def exchange(self) -> None:
+        self._vote.exchange()
+
+    def result(self) -> torch.Tensor:
+        return torch.from_numpy(self._vote.verdict())
 
 
 class Horovod(Contest):
@@ -177,6 +198,11 @@ class HandOut(torch.autograd.Function):
         parts = ctx.flat.split([math.prod(shape) for shape in ctx.shapes])
         pairs = zip(parts, ctx.shapes, strict=True)
         return None, *(part.view(shape) for part, shape in pairs)
+
+
+def contest_of(method: Method) -> type[Contest]:
+    """What exchanges tensors by a method."""
+    return TensorFlowVote if method.framework == "tensorflow" else CONTESTS[method.group]
 
 
 CONTESTS: dict[str, type[Contest]] = {

@@ -16,7 +16,7 @@ ALLREDUCE = {
     "memory limit ms": "2 (size + payload) / what a rank can copy while all ranks do; none for "
     "sizes that caches hold",
     "wrong": "coordinates of a sample that are not what the method promises",
-    "speed-up": "how many times as fast as Horovod's fp32 in the same run",
+    "speed-up": "how many times as fast as Horovod's fp32 (without Horovod, MPI's) in the same run",
     "over best": "how many times as fast as the fastest method that is not hvd_sign's",
 }
 OVERLAP = {

@@ -8,17 +8,20 @@ A method belongs to a group, and the group tells who does the work:
 - `ddp`: PyTorch's DistributedDataParallel, with PyTorch's communication hooks;
 - `baselines`: DistributedDataParallel, with small communication hooks of ours;
 - `alone`: no exchange at all.
+
+Where our own MPI runtime stands in for Horovod, its plain allreduce is what `fp32` measures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import payloads
 from benchmarks.errors import BenchError
+from benchmarks.frameworks import FRAMEWORKS, MPI, Framework, framework_of, installed
 from benchmarks.payloads import Payload
 
 # The words of a command line for them; `ddp` is a method.
@@ -51,6 +54,7 @@ class Method:
             `compression` (the name in hvd.Compression) and `op` (the name in hvd); of PowerSGD,
             `rank`.
         environment: variables that its ranks need from their start on.
+        framework: of the tensors, where it is another one than that of the methods beside it.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Method:
     tolerance: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    framework: str | None = None
 
     @property
     def compression(self) -> str:
@@ -71,6 +76,12 @@ class Method:
     def op(self) -> str:
         """The name in hvd of what hvd.allreduce shall do."""
         return "MajorityVote" if self.group == "ours" else str(self.options.get("op", "Average"))
+
+    @property
+    def needs_horovod(self) -> bool:
+        """Whether it cannot be had where our MPI runtime, which sums in fp32, stands in for it."""
+        by_horovod = self.group == "horovod" and self.name != BASELINE
+        return by_horovod or "HVD_SIGN_TRANSPORT" in self.environment
 
     @property
     def payload_source(self) -> str:
@@ -115,6 +126,7 @@ METHODS = {
         _vote("vote-positive", "vote, ties positive", {}, ties="positive"),
         _vote("vote-horovod", "vote over Horovod", {"HVD_SIGN_TRANSPORT": "horovod"}),
         _vote("vote-mpi4py", "vote through mpi4py", {"HVD_SIGN_ENGINE": "python"}),
+        replace(_vote("vote-tensorflow", "majority vote, TensorFlow", {}), framework="tensorflow"),
         _distributed("gloo", "Gloo fp32"),
         _distributed("nccl", "NCCL fp32"),
         _ddp("ddp", "DDP fp32", payloads.ring(4), 1e-5),
@@ -140,13 +152,38 @@ METHODS = {
     )
 }
 BASELINE = "fp32"
-DEFAULT = "fp32,fp16,vote"
+DEFAULT = ("fp32", "fp16", "vote")
 # Which methods each benchmark can measure.
 SERVED: Mapping[str, Callable[[Method], bool]] = {
     "allreduce": lambda method: method.group != "alone",
-    "training": lambda method: method.group != "distributed",
-    "overlap": lambda method: method.group == "ours" or method.name in ("fp32", "fp16"),
+    "training": lambda method: method.group != "distributed" and method.framework is None,
+    "overlap": lambda method: (
+        method.framework is None and (method.group == "ours" or method.name in ("fp32", "fp16"))
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where methods are to be measured.
+
+    Attributes:
+        benchmark: a key of SERVED.
+        workers: how many ranks.
+        framework: of the tensors.
+        runtime: whose ranks, by hvd.runtime().
+    """
+
+    benchmark: str
+    workers: int
+    framework: Framework
+    runtime: str
+
+
+def place(benchmark: str, workers: int, framework: str = "torch") -> Place:
+    """The place that a command line names. Raises BenchError where its framework is not there."""
+    found = framework_of(framework)
+    return Place(benchmark, workers, found, found.runtime())
 
 
 def chosen(names: Sequence[str]) -> list[Method]:
@@ -160,17 +197,19 @@ def chosen(names: Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in dict.fromkeys(names)]
 
 
-def resolve(text: str, workers: int, benchmark: str) -> list[Method]:
-    """The methods that a command line asks for, each once.
+def resolve(text: str | None, place: Place) -> list[Method]:
+    """The methods that a command line asks for, each once, under their labels there.
 
     Args:
         text: names of methods and groups, with commas between; `all`: every group. Of a group come
-            those methods that can run here.
-        workers: how many ranks.
-        benchmark: a key of SERVED.
+            those methods that can run there, but for those of another framework, which would load
+            it, and a second Horovod, beside all others. None: those of DEFAULT that can run there.
+        place: where they are to be measured.
 
-    Raises MethodError: unknown, named though it cannot run here, or nothing left.
+    Raises MethodError: unknown, named though it cannot run there, or nothing left.
     """
+    if text is None:
+        text = ",".join(name for name in DEFAULT if why_not(METHODS[name], place) is None)
     names: list[str] = []
     for word in text.split(","):
         if word == ALL or word in GROUPS:
@@ -178,25 +217,43 @@ def resolve(text: str, workers: int, benchmark: str) -> list[Method]:
                 method.name
                 for method in METHODS.values()
                 if word == ALL or method.group == GROUPS[word]
-                if why_not(method, workers, benchmark) is None
+                if method.framework is None and why_not(method, place) is None
             ]
         else:
             names.append(word)
     found = chosen(names)
     for method in found:
-        reason = why_not(method, workers, benchmark)
+        reason = why_not(method, place)
         if reason:
             raise MethodError(f"method {method.name!r} {reason}")
-    return found
+    if place.runtime != MPI:
+        return found
+    return [replace(method, label=method.label.replace("Horovod", "MPI")) for method in found]
 
 
-def why_not(method: Method, workers: int, benchmark: str) -> str | None:
+def why_not(method: Method, place: Place) -> str | None:
     """Why a method cannot be measured, as the end of a sentence; None if it can."""
-    if not SERVED[benchmark](method):
-        served = [name for name, other in METHODS.items() if SERVED[benchmark](other)]
-        return f"is not for this benchmark: expected a list of {', '.join(served)}"
-    if method.name == "adasum" and workers & (workers - 1):
-        return f"needs a power of two of workers, got {workers}"
+    served = SERVED[place.benchmark]
+    if not served(method):
+        known = [name for name, other in METHODS.items() if served(other)]
+        return f"is not for this benchmark: expected a list of {', '.join(known)}"
+    framework = place.framework
+    if place.benchmark == "training" and method.group not in framework.groups:
+        known = [
+            name
+            for name, other in METHODS.items()
+            if served(other) and other.group in framework.groups
+        ]
+        return f"needs PyTorch: with {framework.text} expected a list of {', '.join(known)}"
+    if place.runtime == MPI and method.needs_horovod:
+        return (
+            f"needs Horovod's library for {framework.text}: these ranks are of hvd_sign's own MPI "
+            "runtime, for want of that library or because HVD_SIGN_RUNTIME says so"
+        )
+    if method.framework is not None and not installed(method.framework):
+        return f"needs {FRAMEWORKS[method.framework].text}, which is not installed here"
+    if method.name == "adasum" and place.workers & (place.workers - 1):
+        return f"needs a power of two of workers, got {place.workers}"
     if method.name == "nccl" and not any(Path("/dev").glob("nvidia[0-9]*")):
         return "needs an NVIDIA GPU in each host; this one has none"
     return None

@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--bucket-bytes", type=_bytes_or_auto, default="auto", help="of a vote (%(default)s)")
     add("-n", "--iters", type=int, default=15)
     add("-w", "--warmup", type=int, default=3)
-    add("--methods", default=methods.DEFAULT, help="a list (%(default)s)")
+    add("--methods", help=f"a list ({','.join(methods.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -86,7 +86,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    chosen = methods.resolve(given.methods, given.workers, "overlap")
+    place = methods.place("overlap", given.workers)
+    chosen = methods.resolve(given.methods, place)
+    labels = {method.name: method.label for method in chosen}
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
         folder = results.create_directory(given.out, f"overlap-{network.rate or network.mode}")
@@ -104,7 +106,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         with launch.measure(network, "benchmarks.overlap_torch", config, folder) as told:
             for event in told:
                 if event.pop("event") == "measured":
-                    event["label"] = methods.METHODS[event["method"]].label
+                    event["label"] = labels[event["method"]]
                     console.print(f"{event['label']}: measured")
                     result["measured"].append(event)
     results.save(folder, result)

@@ -15,7 +15,7 @@ import hvd_sign.torch as hvd
 from benchmarks import rank_torch
 from benchmarks.events import Events
 from benchmarks.methods import Method, chosen
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 
 class Layer(torch.autograd.Function):

@@ -113,6 +113,15 @@ class Duel:
 
 
 @dataclass(frozen=True)
+class Defeat:
+    """A line of the losses: what another method does better, and in which result."""
+
+    section: Section
+    framework: str
+    loss: findings.Loss
+
+
+@dataclass(frozen=True)
 class Card:
     """A headline figure: of what, how much, in which sense."""
 
@@ -166,10 +175,10 @@ class Report:
         ]
 
     @property
-    def losses(self) -> list[tuple[Section, findings.Loss]]:
+    def losses(self) -> list[Defeat]:
         """What other methods do better, and where."""
         return [
-            (section, loss)
+            Defeat(section, framework_text(result), loss)
             for section in self.sections
             for result in section.results
             for loss in findings.losses(result)
@@ -259,7 +268,8 @@ def _section(group: list[Result], taken: set[str]) -> Section:
     if kind == "training":
         title = f"{first['setup']['model_text']} on {first['setup']['data_text']}"
         where = f"{network['workers']} workers, {network_text(first)}"
-    notes = training_table.notes(first) if kind == "training" else []
+        where += f"; {' and '.join(framework_text(result) for result in group)}"
+    warnings, notes = _notes(group) if kind == "training" else ([], [])
     return Section(
         id=next(name for name in names if name not in taken),
         kind=kind,
@@ -269,10 +279,23 @@ def _section(group: list[Result], taken: set[str]) -> Section:
         results=group,
         grids=[_grid(result) for result in group],
         plots=plots.plots_of(group),
-        warnings=[note for note in notes if note.startswith(WARNING)],
-        notes=[note for note in notes if not note.startswith(WARNING)],
+        warnings=warnings,
+        notes=notes,
         glossary=COLUMNS[kind],
     )
+
+
+def _notes(group: Sequence[Result]) -> tuple[list[str], list[str]]:
+    """Warnings and notes; what is not true of all frameworks has the name of its own before it."""
+    each = {framework_text(result): training_table.notes(result) for result in group}
+    warnings: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    for framework, found in each.items():
+        for note in found:
+            common = all(note in others for others in each.values())
+            text = note if common else f"{framework}: {note}"
+            (warnings if note.startswith(WARNING) else notes)[text] = None
+    return [*warnings], [*notes]
 
 
 def _grid(result: Result) -> Grid:

@@ -26,7 +26,12 @@ SCHEMA_VERSION = 2
 FILE = "result.json"
 SCHEMA = Path(__file__).with_name("result.schema.json")  # what tables, plots and pages rely on
 MESSAGE_WIDTH = 200
-PACKAGES = ("hvd_sign", "torch", "transformers", "horovod", "mpi4py", "numpy")
+# By the names of their modules, and by those of the packages that bring them.
+PACKAGES = {
+    **{name: (name,) for name in ("hvd_sign", "torch", "transformers")},
+    "tensorflow": ("tensorflow", "tensorflow_cpu"),
+    **{name: (name,) for name in ("keras", "horovod", "mpi4py", "numpy")},
+}
 ROOT = Path(__file__).resolve().parent.parent
 Result = dict[str, Any]
 
@@ -68,15 +73,19 @@ def new_result(kind: str) -> Result:
 def versions() -> dict[str, str]:
     """Versions of our code and of everything it was measured with."""
     found = {"python": platform.python_version(), "mpi": mpi_version() or "none"}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "none"
+    for name, packages in PACKAGES.items():
+        found[name] = next(filter(None, map(_version, packages)), "none")
     found["git"] = _git("rev-parse", "HEAD") or "none"
     if _git("status", "--porcelain", "--untracked-files=no"):
         found["git"] += " with changes"
     return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, Any]:

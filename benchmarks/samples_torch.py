@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.data import TOKENS, Split
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 
 MASK = 0  # the byte in place of a hidden one: texts do not have it
 MASKED_SHARE = 0.15  # of the tokens, as in BERT's training

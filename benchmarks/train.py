@@ -9,6 +9,7 @@ the ranks' output stay in a directory under --out. More:
 
     python -m benchmarks.train --model resnet18 --data path/to/images --methods fp32,ddp,vote,local
     python -m benchmarks.train --model lstm --data path/to/a/text --methods all --limit 20000
+    python -m benchmarks.train --framework tensorflow --methods fp32,vote,local
     python -m benchmarks.train --model gpt2 --model-option n_layer=6 --data synthetic --num-iters 3
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import data, launch, methods, plots, results, training_table
+from benchmarks import data, frameworks, launch, methods, plots, results, training_table
 from benchmarks.netns import rate_or_none
 from benchmarks.tasks import TASKS, TORCHVISION
 from benchmarks.training_plan import AMP, DEVICES, TURNS, Plan, make_plan
@@ -35,7 +36,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("--methods", default=methods.DEFAULT, help="a list of methods and groups (%(default)s)")
+    add("--framework", choices=frameworks.FRAMEWORKS, default=frameworks.DEFAULT)
+    add("--methods", help=f"a list of methods and groups ({','.join(methods.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -68,9 +70,12 @@ def run(given: argparse.Namespace, console: Console) -> Path:
     plan = make_plan(given)
     with launch.network(given.network, given.workers, given.rate) as network:
         name = f"train-{given.model}-{plan.dataset.name}-{network.rate or network.mode}"
+        if plan.framework.name != frameworks.DEFAULT:
+            name += f"-{plan.framework.name}"
         folder = results.create_directory(given.out, name)
         result = results.new_result("training")
-        result.update(framework="torch", network=network.describe(), setup=plan.setup)
+        result.update(framework=plan.framework.name, runtime=plan.runtime)
+        result.update(network=network.describe(), setup=plan.setup)
         console.print(
             f"{plan.setup['model_text']} on {plan.setup['data_text']}, {plan.setup['steps']} "
             f"steps an epoch, {plan.setup['epochs']} in all, {network.workers} workers, "
@@ -90,8 +95,8 @@ def _measure(plan: Plan, network: launch.Network, folder: Path, console: Console
     with tempfile.TemporaryDirectory(prefix="data-", dir=folder) as stored:
         data.store(plan.dataset, Path(stored))
         config = {**plan.config, "interface": network.interface, "stored": stored}
-        with launch.measure(network, "benchmarks.train_torch", config, folder) as told:
-            return collect(told, plan.setup, console)
+        with launch.measure(network, plan.framework.program, config, folder) as told:
+            return collect(told, plan.methods, plan.setup, console)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

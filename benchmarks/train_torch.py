@@ -5,26 +5,24 @@ file that describes the run; rank 0 appends one JSON object a line to EVENTS: `r
 `epoch` (raw figures of one method's epoch), `replicas`, `done`.
 
 All methods are trained in the same processes from the same weights on the same batches. They take
-turns epoch by epoch, each epoch beginning with another one, so that a machine that becomes busier
-or quieter is the same for all; or, where the models are large, one is trained to its end, and its
-memory freed, before the next one begins.
+turns epoch by epoch; or, where the models are large, one is trained to its end, and its memory
+freed, before the next one begins.
 """
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import torch
 
 import hvd_sign.torch as hvd
-from benchmarks import data, distributed_torch, rank_torch
+from benchmarks import data, distributed_torch, rank_torch, turns
 from benchmarks.events import Events
 from benchmarks.exchange_torch import DDP_GROUPS
 from benchmarks.methods import Method, chosen
-from benchmarks.rank_torch import Config
+from benchmarks.rank import Config
 from benchmarks.samples_torch import Samples
-from benchmarks.trial_torch import Trial
+from benchmarks.trial_torch import TorchTrial
 from hvd_sign.kernels import implementation
 
 
@@ -46,33 +44,14 @@ def train(config: Config, events: Events) -> None:
     if ddp:
         distributed_torch.start(config["interface"])
 
-    def begin(method: Method) -> Trial:
-        trial = Trial(method, config, (train, test), device, events)
-        trial.warm_up()
-        return trial
+    def make(method: Method) -> TorchTrial:
+        return TorchTrial(method, config, (train, test), device, events)
 
     events.emit("ready", kernels=implementation())
-    if config["turns"] == "epoch":
-        take_turns([begin(method) for method in methods], config["epochs"])
-    else:
-        for method in methods:
-            take_turns([begin(method)], config["epochs"])
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+    turns.train(config, methods, make, torch.cuda.empty_cache)
     if ddp:
         distributed_torch.stop()
     events.emit("done")
-
-
-def take_turns(trials: list[Trial], epochs: int) -> None:
-    """Trains all to their end, epoch by epoch."""
-    for epoch in range(epochs):
-        first = epoch % len(trials)
-        for trial in trials[first:] + trials[:first]:
-            trial.epoch(epoch)
-    for trial in trials:
-        trial.finish()
 
 
 if __name__ == "__main__":

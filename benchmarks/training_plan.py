@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import data, launch, methods
 from benchmarks.data import IMAGES, Dataset, Shape
 from benchmarks.errors import BenchError
+from benchmarks.frameworks import Framework
 from benchmarks.methods import Method
 from benchmarks.tasks import EPOCHS, MOMENTUM, Optimizer, Task, task_of
 
@@ -33,11 +34,17 @@ class Plan:
     """A checked run.
 
     Attributes:
+        framework: to train with.
+        runtime: whose ranks its binding uses.
+        methods: of exchanging gradients, as they are to be shown.
         dataset: to be trained on.
         config: what the ranks need; the network's interface and the data's folder come to it.
         setup: what the report says of it.
     """
 
+    framework: Framework
+    runtime: str
+    methods: list[Method]
     dataset: Dataset
     config: dict[str, Any]
     setup: dict[str, Any]
@@ -45,15 +52,22 @@ class Plan:
 
 def make_plan(given: argparse.Namespace) -> Plan:
     """Checks a command line, loads its data, and plans its run. Raises BenchError."""
-    chosen = methods.resolve(given.methods, given.workers, "training")
+    place = methods.place("training", given.workers, given.framework)
+    framework = place.framework
+    chosen = methods.resolve(given.methods, place)
     launch.check_launcher(given.network, given.workers, given.rate)
     _check_numbers(given)
+    framework.check_model(given.model)
     task = task_of(given.model)
     options = _options(given.model_option)
+    if given.amp and given.amp not in framework.amp:
+        raise BenchError(
+            f"--amp: expected {' or '.join(framework.amp)} with {framework.text}, got {given.amp}"
+        )
     if given.amp == "fp16" and any(method.op == "Adasum" for method in chosen):
         raise BenchError("--amp fp16: adasum exchanges weights' changes, which no scaler sees")
     dataset = _load(given, task, options)
-    parameters = _check_model(given, dataset, options)
+    parameters = _check_model(given, framework, dataset, options)
     batch = given.batch or task.batches.get(dataset.name, task.batch)
     steps, samples = _steps(given, dataset, batch)
     turns = "training" if parameters * len(chosen) > TURNS_COORDINATES else "epoch"
@@ -94,7 +108,7 @@ def make_plan(given: argparse.Namespace) -> Plan:
         "train_samples": samples,
         "test_samples": len(dataset.test),
     }
-    return Plan(dataset, config, setup)
+    return Plan(framework, place.runtime, chosen, dataset, config, setup)
 
 
 def _check_numbers(given: argparse.Namespace) -> None:
@@ -142,13 +156,13 @@ def _load(given: argparse.Namespace, task: Task, options: Mapping[str, Any]) -> 
     return data.load(given.data, shape, given.limit, given.test_limit or task.test_limit)
 
 
-def _check_model(given: argparse.Namespace, dataset: Dataset, options: Mapping[str, Any]) -> int:
+def _check_model(
+    given: argparse.Namespace, framework: Framework, dataset: Dataset, options: Mapping[str, Any]
+) -> int:
     """The model's number of weights. Raises BenchError where it cannot be trained here."""
-    # Only now: what came before needs no framework.
-    from benchmarks import models
-
+    models = framework.models_module()
     models.check_device(given.device)
-    return models.check(given.model, dataset.shape, dataset.classes, options)
+    return int(models.check(given.model, dataset.shape, dataset.classes, options))
 
 
 def _steps(given: argparse.Namespace, dataset: Dataset, batch: int) -> tuple[int, int]:

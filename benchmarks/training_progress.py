@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from benchmarks import methods
+from benchmarks.methods import Method
 
 
 def collect(
-    events: Iterable[dict[str, Any]], setup: dict[str, Any], console: Console
+    events: Iterable[dict[str, Any]],
+    methods: Sequence[Method],
+    setup: dict[str, Any],
+    console: Console,
 ) -> list[dict[str, Any]]:
     """Draws progress from the ranks' events and returns each method's raw figures.
 
@@ -28,7 +31,7 @@ def collect(
             "replicas_equal": None,
             "epochs": [],
         }
-        for method in methods.chosen(setup["methods"])
+        for method in methods
     }
     total = setup["epochs"] * setup["steps"]
     with _progress(console) as progress:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from benchmarks.data import TOKENS
 from benchmarks.results import Result
-from benchmarks.words import WIDTH, network_text, size_text
+from benchmarks.words import WIDTH, network_text, runtime_text, size_text
 
 ALONE = "local"  # the method that exchanges nothing
 OTHERS_SHARE = 0.1  # of the cores; more than that in other hands makes times doubtful
@@ -198,10 +198,11 @@ def _columns(result: Result) -> list[str]:
     lines = [
         f"samples/s: of all workers, ± {SIGMAS} standard deviations of the throughputs of "
         f"{setup['batches_per_iter']} steps each. Waiting: wall time inside "
-        "optimizer.synchronize(), mean of the workers; - where the optimizer does not tell. "
+        "optimizer.synchronize(), mean of the workers; - where nobody sees it, as in a hook or a "
+        "graph. Loss: mean of the last epoch, training samples.",
         "Payload, wire: bytes of a worker in a step, counted, or by formula: "
         + ", ".join(f"{method['name']} {method['payload_source']}" for method in result["methods"])
-        + ". Loss: mean of the last epoch, training samples.",
+        + ".",
     ]
     if ALONE in names:
         lines.append(
@@ -233,6 +234,7 @@ def _other_optimizers(result: Result) -> str:
 def _where(result: Result) -> list[str]:
     network, machine = result["network"], result["machine"]
     return [
+        f"Framework: {runtime_text(result)}.",
         f"Network: {network_text(result)}; started by {network['launcher']}, because: "
         f"{network['why']}. Wire is what left the worker's interface, by its counter.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, "

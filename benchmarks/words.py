@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.frameworks import FRAMEWORKS, MPI
 from benchmarks.results import Result
 
 WIDTH = 150
-FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow"}
+# Versions that decide what a result of a framework is made with.
+TELLING = {"tensorflow": ("tensorflow", "keras"), "torch": ("torch",)}
 
 
 def network_text(result: Result) -> str:
@@ -56,15 +59,31 @@ def tensor_text(size: int) -> str:
 
 
 def framework_text(result: Result) -> str:
-    """The framework in words; PyTorch where the result does not tell."""
+    """The framework in words, PyTorch where the result does not tell.
+
+    TensorFlow is told by its version, on which it depends whether Keras is 2 or 3 and whether
+    Horovod can serve it.
+    """
     name = result.get("framework", "torch")
-    return FRAMEWORKS.get(name, name)
+    text = FRAMEWORKS[name].text if name in FRAMEWORKS else name
+    found = re.match(r"\d+\.\d+", result["versions"].get(name, ""))
+    return f"{text} {found[0]}" if name == "tensorflow" and found else text
 
 
 def framework_suffix(result: Result, results: Sequence[Result]) -> str:
-    """' (PyTorch)' behind a label, where the results are of several frameworks; else nothing."""
+    """', PyTorch' behind a label, where the results are of several frameworks; else nothing."""
     several = len({framework_text(one) for one in results}) > 1
-    return f" ({framework_text(result)})" if several else ""
+    return f", {framework_text(result)}" if several else ""
+
+
+def runtime_text(result: Result) -> str:
+    """Frameworks' versions, and whose ranks and plain allreduce they were: one sentence."""
+    versions = result["versions"]
+    name = result.get("framework", "torch")
+    told = [f"{one} {versions[one]}" for one in TELLING.get(name, ()) if one in versions]
+    horovod = f"Horovod {versions.get('horovod', '')}".strip()
+    own = "hvd_sign's own runtime on MPI, without Horovod"
+    return ", ".join([*told, f"ranks of {own if result.get('runtime') == MPI else horovod}"])
 
 
 def is_ours(method: str) -> bool:

@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("psutil")
 pytest.importorskip("rich")
 
-from benchmarks import launch, memory, methods, payloads, shapes
-from benchmarks.methods import METHODS, MethodError, by_environment, resolve
+from benchmarks import frameworks, launch, memory, methods, payloads, shapes
+from benchmarks.errors import BenchError
+from benchmarks.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
+from benchmarks.methods import METHODS, MethodError, Place, by_environment, resolve
 
 VOTES = [
     *("vote", "vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
@@ -25,13 +27,17 @@ def no_gpus(monkeypatch):
     monkeypatch.setattr(methods.Path, "glob", lambda self, pattern: iter(()))
 
 
-def names(text: str, workers: int = 4, benchmark: str = "allreduce") -> list[str]:
-    return [method.name for method in resolve(text, workers, benchmark)]
+def place(benchmark: str, workers: int = 4, framework: str = "torch", runtime: str = HOROVOD):
+    return Place(benchmark, workers, FRAMEWORKS[framework], runtime)
+
+
+def names(text: str | None, workers: int = 4, benchmark: str = "allreduce") -> list[str]:
+    return [method.name for method in resolve(text, place(benchmark, workers))]
 
 
 def test_a_list_comes_in_its_order_each_once() -> None:
     assert names("vote,fp32,vote") == ["vote", "fp32"]
-    assert names(methods.DEFAULT) == ["fp32", "fp16", "vote"]
+    assert names(None) == ["fp32", "fp16", "vote"]
 
 
 def test_a_group_stands_for_what_can_run_here() -> None:
@@ -41,8 +47,10 @@ def test_a_group_stands_for_what_can_run_here() -> None:
     assert names("horovod", workers=3) == ["fp32", "fp16"]
     assert names("distributed,ddp") == ["gloo", "ddp"]
     assert names("ddp-hooks")[:4] == ["ddp", "ddp-fp16", "ddp-bf16", "powersgd-1"]
-    assert set(METHODS) - set(names("all")) == {"nccl", "local"}
-    assert set(METHODS) - set(names("all", benchmark="training")) == {"gloo", "nccl"}
+    assert set(METHODS) - set(names("all")) == {"nccl", "local", "vote-tensorflow"}
+    assert set(METHODS) - set(names("all", benchmark="training")) == {
+        *("gloo", "nccl", "vote-tensorflow")
+    }
     assert names("all", benchmark="overlap") == ["fp32", "fp16", *VOTES]
 
 
@@ -53,6 +61,7 @@ def test_a_group_stands_for_what_can_run_here() -> None:
         ("fp32,nccl", 4, "allreduce", "'nccl' needs an NVIDIA GPU in each host"),
         ("local", 4, "allreduce", "'local' is not for this benchmark: expected a list of fp32, "),
         ("gloo", 4, "training", "'gloo' is not for this benchmark"),
+        ("vote-tensorflow", 4, "training", "'vote-tensorflow' is not for this benchmark"),
         ("ddp", 4, "overlap", "'ddp' is not for this benchmark: expected a list of fp32, fp16, vo"),
         ("distributed", 4, "training", "unknown method ''"),
         ("fp8", 4, "allreduce", "or of the groups ours, horovod, distributed, baselines"),
@@ -60,8 +69,48 @@ def test_a_group_stands_for_what_can_run_here() -> None:
 )
 def test_what_cannot_run_is_refused(text, workers, benchmark, sentence) -> None:
     with pytest.raises(MethodError) as refused:
-        resolve(text, workers, benchmark)
+        resolve(text, place(benchmark, workers))
     assert sentence in str(refused.value)
+
+
+def test_tensorflow_trains_by_votes_by_horovod_and_alone() -> None:
+    served = resolve("all", place("training", framework="tensorflow"))
+    assert [m.name for m in served] == ["fp32", "fp16", "adasum", *VOTES, "local"]
+    with pytest.raises(MethodError) as refused:
+        resolve("vote,ddp", place("training", framework="tensorflow"))
+    assert str(refused.value) == (
+        "method 'ddp' needs PyTorch: with TensorFlow expected a list of fp32, fp16, adasum, "
+        f"{', '.join(VOTES)}, local"
+    )
+
+
+def test_without_horovod_fp32_goes_over_mpi_and_says_so() -> None:
+    here = place("training", framework="tensorflow", runtime=MPI)
+    assert [m.label for m in resolve(None, here)] == ["MPI fp32", "majority vote"]
+    assert [m.name for m in resolve("horovod,ours", here)] == [
+        *("fp32", "vote", "vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
+        "vote-mpi4py",
+    ]
+    for name in ("fp16", "adasum", "vote-horovod"):
+        with pytest.raises(MethodError, match=f"'{name}' needs Horovod's library for TensorFlow"):
+            resolve(name, here)
+
+
+def test_a_framework_that_is_not_installed_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(frameworks, "installed", lambda name: name == "torch")
+    monkeypatch.setattr(methods, "installed", lambda name: name == "torch")
+    with pytest.raises(BenchError, match=r"^this needs TensorFlow, which is not installed for "):
+        framework_of("tensorflow")
+    with pytest.raises(MethodError, match="'vote-tensorflow' needs TensorFlow, which is not inst"):
+        names("vote-tensorflow")
+
+
+def test_a_bare_folder_is_no_framework(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "bare").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not frameworks.installed("bare")
+    assert not frameworks.installed("nowhere_to_be_found")
+    assert frameworks.installed("pytest")
 
 
 def test_methods_of_one_environment_share_ranks() -> None:

@@ -8,9 +8,10 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.1")
 pytest.importorskip("transformers")
 
-from benchmarks import models, samples_torch, tasks
+from benchmarks import models_torch as models
+from benchmarks import samples_torch, tasks
 from benchmarks.data import IMAGES, TOKENS, Split
-from benchmarks.models import ModelError
+from benchmarks.models_torch import ModelError
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16]}
 TINY = {

@@ -80,7 +80,8 @@ def test_the_page_needs_nothing_else() -> None:
 def test_the_page_holds_the_figures() -> None:
     texts = read(CALLS, TRAINING).texts
     # fp32: 640 samples in 10 s; 320 / 6 and 320 / 4 a second are 13.33 from their mean, x 1.96.
-    for figure in ("5.00", "2.50 x", "75.00%", "62.50%", "8 ms", "2 KiB", "8.00 x", "64 ± 26.1"):
+    assert "Horovod fp32, 8 ms" in texts
+    for figure in ("5.00", "2.50 x", "75.00%", "62.50%", "2 KiB", "8.00 x", "64 ± 26.1"):
         assert figure in texts, figure
     assert "2 results, 2024-02-29: A CPU (2 cores)." in texts
     assert "python -m benchmarks.training --rate 1000000000.0" in texts
@@ -142,7 +143,36 @@ def test_frameworks_stand_beside_each_other_and_repetitions_apart() -> None:
         "training-1e+09-4-2",
     ]
     reader = read(TRAINING, other)
-    assert {"PyTorch", "TensorFlow", "majority vote (TensorFlow): 90.0 %"} <= set(reader.texts)
+    assert {"PyTorch", "TensorFlow", "majority vote, TensorFlow: 90.0 %"} <= set(reader.texts)
+
+
+def test_what_is_true_of_one_framework_alone_is_said_so() -> None:
+    versions = {"python": "3.11.7", "tensorflow": "2.21.0", "keras": "3.12.0", "git": "0123abc"}
+    other = literal.training(
+        {**literal.trained("fp32", (2.0, 1.0, 0.5)), "label": "MPI fp32"},
+        {**literal.trained("vote", (1.0, 0.5, 0.9)), "replicas_equal": False},
+        framework="tensorflow",
+        runtime="mpi",
+        versions=versions,
+    )
+    (section,) = page.report([TRAINING, other]).sections
+    assert section.where.endswith("; PyTorch and TensorFlow 2.21")
+    assert section.warnings == [
+        "TensorFlow 2.21: WARNING: the workers' weights differ at the end: majority vote."
+    ]
+    assert {
+        "PyTorch: Framework: ranks of Horovod.",
+        "TensorFlow 2.21: Framework: tensorflow 2.21.0, keras 3.12.0, ranks of hvd_sign's own "
+        "runtime on MPI, without Horovod.",
+        "Learning rates fall linearly to zero over the training.",
+    } <= set(section.notes)
+    assert len(section.notes) == len(set(section.notes))
+    losses = [(d.framework, d.loss.other) for d in page.report([TRAINING, other]).losses]
+    assert losses == [("PyTorch", "Horovod fp32"), ("PyTorch", "DDP")]
+    # Each vote beside the fp32 of its own run.
+    texts = read(TRAINING, other).texts
+    assert {"Horovod fp32, 5 s", "MPI fp32, 2 s"} <= set(texts)
+    assert "majority vote, TensorFlow 2.21: 90.0 %" in texts
 
 
 def test_what_is_not_shown_is_said() -> None:

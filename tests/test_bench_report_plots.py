@@ -150,8 +150,8 @@ def test_the_bars_are_these_figures() -> None:
 def test_frameworks_are_told_apart() -> None:
     other = literal.training(literal.trained("vote", (1.0, 0.5, 0.9)), framework="tensorflow")
     found = curves(named(plots.plots_of([TRAINING, other]), "accuracy"))
-    assert found["majority vote (TensorFlow): 90.0 %"] == [(1, 90)]
-    assert "majority vote (PyTorch): 62.5 %" in found
+    assert found["majority vote, TensorFlow: 90.0 %"] == [(1, 90)]
+    assert "majority vote, PyTorch: 62.5 %" in found
 
 
 def test_pictures_have_a_readable_size(tmp_path: Path) -> None:

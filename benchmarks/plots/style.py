@@ -54,7 +54,7 @@ FAMILIES = {
 LINES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
 VOTES = (
     *("vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
-    *("vote-horovod", "vote-mpi4py"),
+    *("vote-horovod", "vote-mpi4py", "vote-tensorflow"),
 )
 WIDTH = 4.4  # inches: as wide as a phone shows them, at 72 units to the inch
 RESOLUTION = 240

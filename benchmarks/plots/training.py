@@ -20,6 +20,7 @@ PHASES = {
     "tally_seconds": ("tally", PALETTE["baselines"][0]),
     "apply_seconds": ("apply", PALETTE["ddp"][0]),
 }
+FILLS = ("full", "none", "left", "right")  # of markers, by framework
 ACCURACY_CAPTION = (
     "Each point is an epoch; further left is sooner, higher is better. Time of evaluation is not "
     "counted."
@@ -98,7 +99,7 @@ def _accuracy(results: Sequence[Result]) -> Plot | None:
             color=colour,
             linestyle=line,
             marker=marker,
-            markerfacecolor=colour if result is results[0] else "none",
+            fillstyle=FILLS[results.index(result) % len(FILLS)],
             label=f"{label}: {100 * levels[-1]:.1f} %",
         )
     if not axes.lines:
@@ -116,7 +117,8 @@ def _epoch_time(results: Sequence[Result]) -> Plot:
     figure, axes = canvas(height=0.7 + 0.42 * len(rows))
     for place, (result, method, _) in enumerate(rows):
         _bar(axes, place, method, share(method, result))
-    axes.set_yticks(range(len(rows)), [label for _, _, label in rows], color=INK)
+    names = [label.replace(", ", ",\n") for _, _, label in rows]
+    axes.set_yticks(range(len(rows)), names, color=INK)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set_ylim(len(rows) - 0.4, -0.6)

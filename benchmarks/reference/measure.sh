@@ -1,5 +1,6 @@
 #!/bin/sh
-# Measures the committed reference results anew, in about forty minutes, as root on a quiet machine:
+# Measures the committed reference results anew, in about fifty minutes, as root on a quiet machine,
+# after `make setup setup-keras3`:
 #
 #     sh benchmarks/reference/measure.sh OUT [IMAGES [TEXT]]
 #
@@ -24,11 +25,20 @@ for rate in 100mbit 1gbit none; do
             --out "$out"
     done
 done
+for rate in 1gbit none; do
+    python -m benchmarks.allreduce --network cluster --rate "$rate" \
+        --methods vote,vote-tensorflow -n 20 --out "$out"
+done
 
+python=python
 train() {
-    python -m benchmarks.train --network cluster --rate 1gbit --out "$out" "$@"
+    "$python" -m benchmarks.train --network cluster --rate 1gbit --out "$out" "$@"
 }
 train --methods fp32,fp16,powersgd-2,vote,local
+train --framework tensorflow --methods fp32,fp16,vote,local
+python=.venv-keras3/bin/python
+train --framework tensorflow --methods fp32,vote,local
+python=python
 train --model resnet18 --data "$images" --methods fp32,fp16,powersgd-2,vote,local \
     --batch 8 --num-iters 3 --epochs 3 --test-limit 1000
 train --model lstm --data "$text" --methods fp32,fp16,powersgd-2,vote,local --num-iters 4 \
