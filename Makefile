@@ -18,7 +18,7 @@ unexport PYTHONPATH PYTHONHOME
 SETUP = $(PYTHON) -m scripts.setup_env --mpi '$(MPI)' $(if $(TORCH),--torch '$(TORCH)')
 SETUP_KERAS3 = $(SETUP) --environment keras3
 # The tests that need no Horovod. The core's own run here too, for numpy is another one.
-KERAS3_TESTS = $(wildcard $(addprefix tests/test_,core_*.py cross_framework.py keras3.py \
+KERAS3_TESTS = $(wildcard $(addprefix tests/test_,bench_tensorflow.py core_*.py cross_framework.py keras3.py \
 	kernels_python.py signs.py tf_*.py torch_standalone.py)) 'tests/test_ranks.py::test_core[4]'
 SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh')
 NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")

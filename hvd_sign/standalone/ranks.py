@@ -218,11 +218,18 @@ def init(
         process_sets: registered at once; ``"dynamic"``, as for Horovod: none yet.
 
     Raises:
+        ValueError: ``process_sets`` is something else.
         RuntimeError: MPI cannot be used; the message says why and what helps.
     """
     global _ranks
     if _ranks is not None:
         return
+    if isinstance(process_sets, str):
+        if process_sets != "dynamic":
+            raise ValueError(
+                f"process_sets: expected some process sets or 'dynamic', got {process_sets!r}"
+            )
+        process_sets = None
     mpi = runtime.load_mpi()
     check_launch(mpi.COMM_WORLD.Get_size())
     if comm is None or isinstance(comm, mpi.Intracomm):
@@ -232,9 +239,8 @@ def init(
         made = mpi.COMM_WORLD.Create_group(members)
         _ranks = Ranks(made)
         made.Free()
-    if process_sets is not None and not isinstance(process_sets, str):
-        for wanted in process_sets:
-            add_process_set(wanted)
+    for wanted in process_sets or ():
+        add_process_set(wanted)
 
 
 def shutdown() -> None:

@@ -67,20 +67,6 @@ def named(params: list) -> list[tuple[str, torch.Tensor]]:
     return [(f"layer.{i}", p) for i, p in enumerate(params)]
 
 
-def refused_alike(world: MPI.Intracomm, call) -> str:
-    """The message of the ValueError that `call` must raise, the same on every rank."""
-    try:
-        call()
-    except ValueError as error:
-        message = str(error)
-    else:
-        message = None
-    messages = world.allgather(message)
-    assert None not in messages, f"no ValueError on some ranks: {messages}"
-    assert len(set(messages)) == 1, f"the ranks say different things: {messages}"
-    return messages[0]
-
-
 def other_module(hvd):
     """Through which programs call as well: Horovod's own; on our own runtime there is only ours."""
     if hvd.runtime() == "mpi":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import named, parameters, plain, refused_alike
+from alike import refused_alike
+from helpers import named, parameters, plain
 
 pytestmark = pytest.mark.runtime("mpi")
 

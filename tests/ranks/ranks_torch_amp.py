@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import expected, gradients, named, parameters, plain, refused_alike, same_everywhere
+from alike import refused_alike
+from helpers import expected, gradients, named, parameters, plain, same_everywhere
 
 SHAPES = ((64, 10), (10,), (5000,))
 SCALE = 1024.0

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from alike import refused_alike
 from helpers import (
     EXCHANGES,
     TIES,
@@ -18,7 +19,6 @@ from helpers import (
     named,
     parameters,
     plain,
-    refused_alike,
     same_everywhere,
 )
 

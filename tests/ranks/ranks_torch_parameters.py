@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from alike import refused_alike
 from helpers import (
     DTYPES,
     backward,
@@ -13,7 +14,6 @@ from helpers import (
     named,
     parameters,
     plain,
-    refused_alike,
     same_everywhere,
     values,
 )

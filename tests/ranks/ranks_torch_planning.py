@@ -8,13 +8,13 @@ import hierarchy
 import numpy as np
 import pytest
 import torch
+from alike import refused_alike
 from helpers import (
     backward,
     gradients,
     named,
     parameters,
     plain,
-    refused_alike,
     same_everywhere,
     values,
 )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from alike import refused_alike
 from helpers import (
     backward,
     expected,
@@ -14,7 +15,6 @@ from helpers import (
     named,
     parameters,
     plain,
-    refused_alike,
     same_everywhere,
     values,
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import alike
 import numpy as np
 import reference
 import tensorflow as tf
@@ -64,15 +66,4 @@ def same_everywhere(world: Any, *tensors: Any) -> bool:
     return len(set(world.allgather(mine))) == 1
 
 
-def refused_alike(world: Any, call: Any) -> str:
-    """The message of the error that ``call`` must raise, the same on every rank."""
-    try:
-        call()
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        message = str(error)
-    else:
-        message = None
-    messages = world.allgather(message)
-    assert None not in messages, f"no error on some ranks: {messages}"
-    assert len(set(messages)) == 1, f"the ranks say different things: {messages}"
-    return messages[0]
+refused_alike = partial(alike.refused_alike, kinds=(ValueError, TypeError, tf.errors.OpError))
