@@ -5,7 +5,11 @@ from __future__ import annotations
 import launch
 import pytest
 
-RUNTIMES = ["mpi", *(["horovod"] if launch.has("horovod") else [])]
+# Beside Horovod our own runtime runs once; where it is alone, on more ranks.
+if launch.has("horovod"):
+    RUNS = [("horovod", 2), ("horovod", 4), ("mpi", 2)]
+else:
+    RUNS = [("mpi", 2), ("mpi", 4)]
 
 pytestmark = pytest.mark.skipif(not launch.has("tensorflow"), reason="needs TensorFlow")
 
@@ -14,8 +18,7 @@ def settings(runtime: str) -> dict[str, str]:
     return {"HVD_SIGN_RUNTIME": runtime, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize(("runtime", "ranks"), RUNS)
 def test_tensorflow(inner, ranks, runtime):
     inner(ranks, "ranks_tf_*.py", limit=400, extra=settings(runtime))
 
