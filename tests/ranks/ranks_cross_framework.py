@@ -90,7 +90,7 @@ def torchs_steps(hvd, options: dict, given: list, dtype: str):
         for parameter, signal in zip(parameters, signals, strict=True):
             parameter.backward(torch_of(signal))
         optimizer.step()
-        yield [numpy_of(p.grad, dtype) for p in parameters], optimizer._votes._session.state()
+        yield [numpy_of(p.grad, dtype) for p in parameters], optimizer._gradients._session.state()
         optimizer.zero_grad()
 
 
