@@ -49,13 +49,15 @@ def test_single_votes(hvd, hvd_tf, world, size, dtype, ties, exchange):
     signal = values(world.rank, size, dtype=dtype)
     name = f"{size} {dtype} {ties} {exchange}"
     options = {"name": name, "ties": ties, "exchange": exchange, "seed": 3}
-    by_numpy = hvd_sign.allreduce(signal, **options)
     by_torch = hvd.allreduce(torch_of(signal), op=hvd.MajorityVote, **options)
     by_tensorflow = hvd_tf.allreduce(tf.constant(signal), op=hvd_tf.MajorityVote, **options)
-    assert set(np.unique(by_numpy.astype(np.float32))) <= {-1.0, 0.0, 1.0}
-    assert np.any(by_numpy)
-    assert bits(numpy_of(by_torch, dtype)) == bits(by_numpy)
-    assert bits(by_tensorflow.numpy()) == bits(by_numpy)
+    # Coins go by how many votes of that name there were: our own runtime counts both bindings'.
+    together = hvd.runtime() == hvd_tf.runtime() == "mpi"
+    for step, found in ((0, numpy_of(by_torch, dtype)), (together, by_tensorflow.numpy())):
+        by_numpy = hvd_sign.allreduce(signal, step=int(step), **options)
+        assert set(np.unique(by_numpy.astype(np.float32))) <= {-1.0, 0.0, 1.0}
+        assert np.any(by_numpy)
+        assert bits(found) == bits(by_numpy)
 
 
 def gradients(rank: int, step: int, dtype: str) -> list[np.ndarray]:

@@ -63,6 +63,27 @@ def test_shapes_that_only_the_run_knows(hvd_tf, world):
         expected(world, tensor, "zero").check(plain(vote(tensor)))
 
 
+def test_ranks_of_tensors_that_only_the_run_knows(hvd_tf, world):
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, ties="zero")
+
+    for shape in ((), (3,), (2, 2)):
+        tensor = tf.constant(values(world.rank, *shape))
+        verdict = vote(tensor)
+        assert verdict.shape == shape
+        expected(world, tensor, "zero").check(plain(verdict))
+
+
+def test_tensors_of_all_shapes_after_one_another(hvd_tf, world):
+    """TensorFlow traces anew until it has seen enough, then for any shape."""
+    for shape in [(), (2,), (3, 1), (4,), (), (1, 2, 3), (0,), ()]:
+        tensor = tf.constant(values(world.rank, *shape))
+        verdict = hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote, ties="zero")
+        assert verdict.shape == shape
+        expected(world, tensor, "zero").check(plain(verdict))
+
+
 def test_a_group_is_one_vote(hvd_tf, world):
     tensors = [tf.constant(values(i + 10 * world.rank, *s)) for i, s in enumerate(SHAPES)]
     verdicts = hvd_tf.grouped_allreduce(tensors, op=hvd_tf.MajorityVote, ties="positive")

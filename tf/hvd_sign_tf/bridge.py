@@ -66,17 +66,26 @@ def empty(shape: Any, dtype: Any) -> tf.Tensor:
 
 
 def empty_like(tensor: tf.Tensor) -> tf.Tensor:
-    """Such a tensor of another one's shape and type; see ``shaped_like``."""
+    """Such a tensor of another one's shape and type; at least one-dimensional."""
     known = tensor.shape.is_fully_defined()
     return empty(tuple(tensor.shape) if known else tf.shape(tensor), tensor.dtype)
 
 
+def at_least_1d(tensor: tf.Tensor) -> tf.Tensor:
+    """A tensor that Python sees as an array: a scalar becomes one-dimensional."""
+    if tensor.shape.rank is not None:
+        return tf.reshape(tensor, [1]) if tensor.shape.rank == 0 else tensor
+    shape = tf.shape(tensor)
+    return tf.reshape(tensor, tf.cond(tf.size(shape) == 0, lambda: tf.constant([1]), lambda: shape))
+
+
 def shaped_like(result: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
-    """A result in the shape of the tensor that ``empty_like`` was given."""
-    if tensor.shape.rank == 0:
-        return tf.reshape(result, [])
-    result.set_shape(tensor.shape)
-    return result
+    """A result in the shape that the tensor had before it was at least one-dimensional."""
+    if tensor.shape.is_fully_defined():
+        return tf.reshape(result, tensor.shape)
+    shaped = tf.reshape(result, tf.shape(tensor))
+    shaped.set_shape(tensor.shape)
+    return shaped
 
 
 def on_host(
@@ -86,8 +95,8 @@ def on_host(
 
     Args:
         work: called once every time the graph runs.
-        inputs: any tensors.
-        outputs: made by ``empty_like``.
+        inputs: at least one-dimensional.
+        outputs: made by ``empty`` or ``empty_like``.
     """
     count = len(inputs)
 
@@ -95,9 +104,8 @@ def on_host(
         work(arrays[:count], arrays[count:])
         return arrays[count:]
 
-    flat = [tf.reshape(t, [1]) if t.shape.rank == 0 else t for t in inputs]
     with tf.device("/cpu:0"):
-        results = tf.numpy_function(run, [*flat, *outputs], [t.dtype for t in outputs])
+        results = tf.numpy_function(run, [*inputs, *outputs], [t.dtype for t in outputs])
     return tf.nest.flatten(results) if outputs else []  # eagerly, a single one is no list
 
 
@@ -110,14 +118,19 @@ def call(work: Work, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
     Eagerly, what it raises is raised; in a graph it becomes TensorFlow's error, with its text.
     """
-    if not tf.executing_eagerly():
-        outputs = [empty_like(tensor) for tensor in tensors]
-        results = on_host(work, tensors, outputs)
-        return [shaped_like(r, t) for r, t in zip(results, tensors, strict=True)]
+    arrays = [at_least_1d(tensor) for tensor in tensors]
+    if tf.executing_eagerly():
+        results = _now(work, arrays)
+    else:
+        results = on_host(work, arrays, [empty_like(array) for array in arrays])
+    return [shaped_like(r, t) for r, t in zip(results, tensors, strict=True)]
+
+
+def _now(work: Work, arrays: list[tf.Tensor]) -> list[tf.Tensor]:
     ticket, errors = next(_tickets), list[BaseException]()
     _waiting[ticket] = work, errors
     try:
-        return list(_eager_call(tf.constant(ticket, tf.int64), list(tensors)))
+        return list(_eager_call(tf.constant([ticket], tf.int64), arrays))
     except tf.errors.OpError:
         if errors:
             raise errors[0] from None
@@ -127,16 +140,15 @@ def call(work: Work, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 @tf.function(reduce_retracing=True, autograph=False)
-def _eager_call(ticket: tf.Tensor, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+def _eager_call(ticket: tf.Tensor, arrays: list[tf.Tensor]) -> list[tf.Tensor]:
     def work(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        number, *arrays = inputs
+        number, *signals = inputs
         wanted, errors = _waiting[int(number[0])]
         try:
-            wanted(arrays, outputs)
+            wanted(signals, outputs)
         except BaseException as error:
             errors.append(error)
             raise
 
-    outputs = [empty_like(tensor) for tensor in tensors]
-    results = on_host(work, [ticket, *tensors], outputs)
-    return [shaped_like(r, t) for r, t in zip(results, tensors, strict=True)]
+    # Shapes, which are not part of the trace, may have other numbers of dimensions next time.
+    return on_host(work, [ticket, *arrays], [empty_like(array) for array in arrays])

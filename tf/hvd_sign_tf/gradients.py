@@ -125,7 +125,11 @@ class GradientExchange(ABC):
                 for spec, out in zip(specs, inputs[: len(specs)], strict=True):
                     self._accumulate(spec.ordinal, arrays.get(spec.ordinal), out)
 
-        present = [gradient for gradient in gradients if gradient is not None]
+        present = [
+            tf.reshape(gradient, spec.shape or (1,))
+            for spec, gradient in zip(specs, gradients, strict=True)
+            if gradient is not None
+        ]
         bridge.on_host(self._keeping_errors(begin), [*outs, *present], [])
 
     def _await(
