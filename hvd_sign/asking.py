@@ -78,3 +78,15 @@ def refuse_vote_options(given: dict[str, Any], **others: Any) -> None:
         raise ValueError(
             f"{', '.join(extra)}: only a vote has such options; give op=hvd.MajorityVote too"
         )
+
+
+def let_scaler_skip(vote: dict[str, Any], scaler: str) -> None:
+    """Gives votes under a loss scaler the option by which it sees what was skipped.
+
+    Raises:
+        ValueError: another one was given.
+    """
+    if vote.get("nonfinite") is None:
+        vote["nonfinite"] = "skip"
+    if vote["nonfinite"] != "skip":
+        raise ValueError(f"nonfinite: {scaler} needs 'skip', so that it sees what was skipped")

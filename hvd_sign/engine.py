@@ -95,6 +95,10 @@ class Task:
         return True
 
 
+_abandoned: list[Task] = []
+"""What failed under way: MPI may yet write to its buffers, which live as long as it does."""
+
+
 class Stream:
     """Votes that all ranks take part in in the same order.
 
@@ -191,6 +195,7 @@ class Stream:
             self._broken = error
             failed = list(self._queue)
             self._queue.clear()
+        _abandoned.extend(task for task in failed if task.begun)
         for task in failed:
             task.handle.finish(error)
 

@@ -110,7 +110,7 @@ class HorovodJob:
             # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
             runtime.load_mpi()
         horovod.init(*args, **kwargs)
-        if self._world is not None:
+        if self._world is not None and self._world.alive:
             return
         self._world = World(horovod.rank(), self._mpi_ranks() if on_mpi else None)
         self._open_adhoc(horovod.global_process_set)

@@ -183,6 +183,11 @@ class World:
         self._sessions: list[VoteSession] = []
         self._runtime = runtime()
 
+    @property
+    def alive(self) -> bool:
+        """Whether nobody has shut down the process's runtime since; another binding may have."""
+        return self._runtime is _runtime
+
     def stream(self, ranks: Sequence[int], collectives: HorovodCollectives | None = None) -> Stream:
         """A new stream among Horovod ranks; collective over them.
 

@@ -78,7 +78,7 @@ def _pack(
     with ranks().stream(process_set).refusing(kind.kind, name):
         try:
             return np.frombuffer(pickle.dumps(value), np.uint8)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # a __reduce__ may raise anything
             found = type(value).__name__
             raise TypeError(f"value: pickle cannot copy this {found}: {error}") from error
 

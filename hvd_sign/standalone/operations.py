@@ -111,10 +111,9 @@ class AllReduce(Collective):
             for sent, got in pieces(numbers, reduced):
                 request = self.communicator.Iallreduce(sent, got, op)
                 yield Request(request, sent, got)
-            factor = self.postscale
             if self.op is ReduceOp.Average:
-                factor /= self.communicator.Get_size()
-            self._results.append(scaled(reduced, factor).astype(array.dtype, copy=False))
+                reduced = divided(reduced, self.communicator.Get_size())
+            self._results.append(scaled(reduced, self.postscale).astype(array.dtype, copy=False))
 
     def result(self) -> list[Array]:
         """The reduced arrays."""
@@ -162,10 +161,9 @@ class ReduceScatter(Collective):
             numbers, share, counts, mpi_op(self._whole.op, numbers)
         )
         yield Request(request, numbers, share)
-        factor = self._whole.postscale
         if self._whole.op is ReduceOp.Average:
-            factor /= size
-        self._share = scaled(share, factor).astype(array.dtype, copy=False)
+            share = divided(share, size)
+        self._share = scaled(share, self._whole.postscale).astype(array.dtype, copy=False)
 
     def result(self) -> Array:
         """This rank's share."""
@@ -179,7 +177,7 @@ class AllGather(Collective):
 
     def __init__(self, communicator: MPI.Intracomm, array: Array) -> None:
         super().__init__(communicator)
-        self.array = np.ascontiguousarray(array).reshape(np.shape(array))
+        self.array = as_items(array)
         if self.array.ndim == 0:
             raise ValueError("tensor: expected at least one dimension to gather, got a scalar")
 
@@ -222,7 +220,7 @@ class Broadcast(Collective):
         if not 0 <= root < size:
             raise ValueError(f"root_rank: expected 0 to {size - 1}, got {root}")
         self.root = root
-        self._array = np.array(array, order="C")
+        self._array = as_items(array).copy()
 
     def claim(self) -> dict[str, Any]:
         """Root, shape and type."""
@@ -262,7 +260,7 @@ class AllToAll(Collective):
         self, communicator: MPI.Intracomm, array: Array, splits: Sequence[int] | None = None
     ) -> None:
         super().__init__(communicator)
-        self.array = np.ascontiguousarray(array).reshape(np.shape(array))
+        self.array = as_items(array)
         size = communicator.Get_size()
         if self.array.ndim == 0:
             raise ValueError("tensor: expected at least one dimension to split, got a scalar")
@@ -327,6 +325,13 @@ def check_number(array: Array) -> None:
         raise TypeError(f"tensor: expected numbers, got {array.dtype.name}")
 
 
+def as_items(array: Array) -> Array:
+    """A contiguous array. Raises TypeError: its items are no bytes, but references."""
+    if np.asarray(array).dtype.hasobject:
+        raise TypeError(f"tensor: expected numbers or booleans, got {np.asarray(array).dtype}")
+    return np.ascontiguousarray(array).reshape(np.shape(array))
+
+
 def check_count(count: int) -> None:
     """Raises ValueError if one message cannot hold so many bytes."""
     if count > MOST_ELEMENTS:
@@ -343,6 +348,15 @@ def scaled(numbers: Array, factor: float) -> Array:
     if factor == 1.0 or numbers.dtype == bool:
         return numbers
     return (numbers * factor).astype(numbers.dtype, copy=False)
+
+
+def divided(numbers: Array, count: int) -> Array:
+    """Numbers divided by a count; integers exactly, and rounded towards zero."""
+    if numbers.dtype.kind in "iu":
+        quotients: Array = numbers // numbers.dtype.type(count)
+        quotients += (numbers < 0) & (numbers % numbers.dtype.type(count) != 0)
+        return quotients
+    return scaled(numbers, 1 / count)
 
 
 def as_bytes(array: Array) -> npt.NDArray[np.uint8]:

@@ -223,7 +223,9 @@ def init(
     """
     global _ranks
     if _ranks is not None:
-        return
+        if _ranks.world.alive:
+            return
+        _ranks.close()
     if isinstance(process_sets, str):
         if process_sets != "dynamic":
             raise ValueError(

@@ -321,3 +321,26 @@ def test_a_session_goes_on_from_its_state(world):
     second.load_state({**second.state(), "step": np.array(10)})
     assert [step(second) for _ in range(10)] == alone[10:]
     assert len({first for first, _ in alone}) == 2  # coins decide, step by step
+
+
+def test_integers_are_averaged_exactly(world):
+    large = 2**58 + 1
+    mine = np.array([large, -large, 7 * world.rank - 3, 1], np.int64)
+    (got,) = done(AllReduce(everyone(), [mine], ReduceOp.Average))
+    total = sum(7 * rank - 3 for rank in range(world.size))
+    assert got.tolist() == [large, -large, int(total / world.size), 1]
+
+
+def test_references_are_refused(world):
+    for make in (AllGather, lambda c, a: Broadcast(c, a, 0), AllToAll):
+        with pytest.raises(TypeError, match="expected numbers or booleans, got object"):
+            make(everyone(), np.array(["a"] * world.size, object))
+
+
+def test_a_runtime_that_another_binding_ended_begins_anew(world):
+    from hvd_sign import runtime
+
+    done(Barrier(everyone()))
+    runtime.shutdown()
+    hvd.init()
+    done(Barrier(everyone()))

@@ -166,6 +166,21 @@ def test_averaged_passes_scale(hvd_tf, world, average):
     np.testing.assert_allclose(variable.numpy(), [-RATE * size, RATE * size], rtol=1e-6)
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_passes_without_a_vote(hvd_tf, world, average):
+    model = KERAS.Sequential([KERAS.layers.Input((1,)), KERAS.layers.Dense(1, use_bias=False)])
+    optimizer = hvd_tf.keras.DistributedOptimizer(
+        KERAS.optimizers.SGD(1.0),
+        backward_passes_per_step=2,
+        average_aggregated_gradients=average,
+    )
+    # The gradient of the output itself: the input, one on every rank.
+    model.compile(optimizer=optimizer, loss=lambda y, out: out, jit_compile=False)
+    model.set_weights([np.array([[5.0]])])
+    model.fit(np.ones((4, 1)), np.ones((4, 1)), batch_size=2, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[0], 4.0 if average else 3.0, rtol=1e-6)
+
+
 def test_a_skipped_step_moves_nothing(hvd_tf, world):
     variable = tf.Variable([1.0, 2.0])
     optimizer = sgd(hvd_tf, KERAS.optimizers.Adam, nonfinite="skip")

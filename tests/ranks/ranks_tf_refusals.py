@@ -187,3 +187,16 @@ def test_options_of_votes_need_a_vote(hvd_tf, world):
         hvd_tf.DistributedGradientTape(tape, ties="zero")
     with pytest.raises(ValueError, match="packs ballots, which need"):
         hvd_tf.DistributedGradientTape(tape, compression=hvd_tf.Compression.sign, op=hvd_tf.Sum)
+
+
+def test_in_a_graph_what_one_rank_refuses_ends_everyones_unnamed_vote(hvd_tf, world):
+    @tf.function
+    def vote(tensor):
+        return hvd_tf.allreduce(tensor, op=hvd_tf.MajorityVote)
+
+    if world.rank == 0:
+        with pytest.raises(TypeError, match="got int32"):
+            vote(tf.constant([1]))
+    else:
+        with pytest.raises(tf.errors.OpError, match=r"refused on rank 0: .*got int32"):
+            vote(tf.constant([1.0]))

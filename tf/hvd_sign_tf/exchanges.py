@@ -103,13 +103,14 @@ class Exchanges:
             given = tuple(gradient is not None for gradient in gradients)
         else:
             given = ()
-        unkept = () if len(kept) == len(variables) else tuple(tuple(v.shape) for v in variables)
+        unkept: Any = ()
+        if len(kept) < len(variables):
+            unkept = tuple((str(v.shape), v.dtype) for v in variables)
         key = (tuple(map(id, kept)), unkept, given)
-        found = self._open.get(key)
-        if found is not None and found.closed:  # by shutdown(): all begin anew
+        if any(exchange.closed for exchange in self._open.values()):  # by shutdown()
             self._open.clear()
             self._sessions.clear()
-            found = None
+        found = self._open.get(key)
         if found is None:
             found = self._open[key] = self._make(gradients, variables)
             for variable in kept:

@@ -159,8 +159,9 @@ class GradientExchange(ABC):
         if self.passes > 1:
             if gradient is not None:
                 if ordinal not in self._sums:
-                    self._sums[ordinal] = np.zeros_like(gradient)
-                self._sums[ordinal] += gradient
+                    self._sums[ordinal] = gradient.copy()
+                else:
+                    self._sums[ordinal] += gradient
             gradient = self._sums.get(ordinal)
         if self._pass == self.passes - 1:
             self._places[ordinal] = out
@@ -175,8 +176,7 @@ class GradientExchange(ABC):
         try:
             return self.conclude(self.finish(), self._places.values())
         finally:
-            for total in self._sums.values():
-                total.fill(0)
+            self._sums.clear()
 
     def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
         """What becomes of a step that does, or does not, count."""

@@ -31,8 +31,9 @@ def _vote(
     given: dict[str, Any],
 ) -> list[tf.Tensor]:
     bridge.check_context("allreduce")
-    stream = job.adhoc(process_set)
-    with stream.refusing(ALLREDUCE, name):
+    if tensors and tf.is_tensor(tensors[0]) and not isinstance(tensors[0], tf.IndexedSlices):
+        name = bridge.name_in_graph(ALLREDUCE, name, tensors[0])
+    with job.adhoc(process_set).refusing(ALLREDUCE, name):
         rule = make_rule(op)
         options = call_options(given)
         if average is not None:
@@ -63,7 +64,7 @@ def _vote(
             shape = () if scalars[position] else signal.shape
             voter = HostVoter(signal, out, postscale_factor)
             asked.append(Tensor(label, shape, signal.dtype.name, voter))
-        stream.vote(asked, rule, options, name=name).wait()
+        job.adhoc(process_set).vote(asked, rule, options, name=name).wait()
 
     return bridge.call(work, signals)
 

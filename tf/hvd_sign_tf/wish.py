@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hvd_sign.asking import op_of, refuse_vote_options, vote_options
+from hvd_sign.asking import let_scaler_skip, op_of, refuse_vote_options, vote_options
 from hvd_sign.options import VoteOptions, positive_factor
 from hvd_sign.session import BUCKET_BYTES
 from hvd_sign.votes import is_vote_rule
@@ -81,10 +81,8 @@ def make_wish(
     op = op_of(compression, op, Compression.none)
     options = None
     if is_vote_rule(op):
-        if poisons and vote.setdefault("nonfinite", "skip") != "skip":
-            raise ValueError(
-                "nonfinite: a LossScaleOptimizer needs 'skip', so that it sees what was skipped"
-            )
+        if poisons:
+            let_scaler_skip(vote, "a LossScaleOptimizer")
         options = vote_options(vote)
     else:
         refuse_vote_options(vote, bucket_bytes=bucket_bytes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hvd_sign.asking import op_of, refuse_vote_options, vote_options
+from hvd_sign.asking import let_scaler_skip, op_of, refuse_vote_options, vote_options
 from hvd_sign.buckets import TensorSpec, group_positions
 from hvd_sign.options import positive_factor
 from hvd_sign.session import BUCKET_BYTES, VoteSession
@@ -92,8 +92,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             sparse_as_dense=sparse_as_dense,
             process_set=process_set,
         )
-    if grad_scaler is not None and vote.setdefault("nonfinite", "skip") != "skip":
-        raise ValueError("nonfinite: a grad_scaler needs 'skip', so that it sees what was skipped")
+    if grad_scaler is not None:
+        let_scaler_skip(vote, "a grad_scaler")
     options = vote_options(vote)
     positive_factor("gradient_predivide_factor", gradient_predivide_factor)
     if backward_passes_per_step <= 0:

@@ -17,6 +17,7 @@ from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
     load_model,
     reducescatter,
 )
+from hvd_sign_tf.ops import grouped_allreduce
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.worlds import (
     add_process_set,

@@ -131,7 +131,7 @@ class MetricAverageCallback(tf.keras.callbacks.Callback):
         names = sorted(logs)
         with tf.device(self.device):
             own = [tf.constant(np.asarray(logs[name]), tf.float64) for name in names]
-            means = plain.grouped_allreduce(own, op=plain.Average, name="hvd_sign.metrics")
+            means = plain.grouped_allreduce(own, op=plain.Average, name=f"metrics {names}")
         for name, mean in zip(names, means, strict=True):
             logs[name] = mean.numpy() if mean.shape.rank else float(mean)
 

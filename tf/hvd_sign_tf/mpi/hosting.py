@@ -12,7 +12,7 @@ import tensorflow as tf
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet
 from hvd_sign.standalone.ranks import ask, ranks
-from hvd_sign_tf.bridge import check_context
+from hvd_sign_tf.bridge import check_context, name_in_graph
 
 Array = npt.NDArray[Any]
 Kind = TypeVar("Kind", bound=Collective)
@@ -93,6 +93,8 @@ def as_tensors(
     kind: type[Collective], values: Sequence[Any], name: str | None, process_set: ProcessSet
 ) -> list[tf.Tensor]:
     """The tensors of a call. Raises TypeError or ValueError: something is none."""
+    if values and tf.is_tensor(values[0]):
+        name = name_in_graph(kind.kind, name, values[0])
     with refusing(kind, name, process_set):
         return [tf.convert_to_tensor(value) for value in values]
 

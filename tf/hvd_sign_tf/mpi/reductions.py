@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -153,7 +153,8 @@ def _gather_slices(
     results = []
     for own, values, indices in zip(slices, gathered[::2], gathered[1::2], strict=True):
         if op is ReduceOp.Average:
-            values = values / tf.cast(process_set.size(), values.dtype)
+            size = process_set.size()
+            values = values // size if values.dtype.is_integer else values / size
         results.append(tf.IndexedSlices(values, indices, dense_shape=own.dense_shape))
     return results
 
@@ -243,16 +244,16 @@ def grouped_reducescatter(
     return _compressed(lambda sent: list(scatter(*sent)), given, compression)
 
 
-_reductions = itertools.count()
+_reductions: Counter[tuple[int, ...]] = Counter()
 
 
 def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
     """What all ranks do with a step's gradients where nothing is voted on.
 
-    Collective in so far as every rank makes its reductions in the same order.
+    Collective in so far as the process set's ranks make their reductions in the same order.
 
     Args:
-        wish: a ``hvd_sign_tf.exchanges.Wish``.
+        wish: a ``hvd_sign_tf.wish.Wish``.
 
     Returns:
         From arrays to the reduced ones, in one call.
@@ -260,7 +261,9 @@ def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
     Raises:
         ValueError: an operation that there is not, or one that ``predivide`` has no meaning for.
     """
-    name = f"gradients.{next(_reductions)}"
+    members = tuple(wish.process_set.ranks)
+    name = f"gradients.{_reductions[members]}"
+    _reductions[members] += 1
     with refusing(AllReduce, name, wish.process_set):
         op = check_op(wish.op)
         if wish.predivide != 1.0 and op is not ReduceOp.Average:
@@ -268,6 +271,8 @@ def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
 
     def reduce(arrays: list[Array]) -> list[Array]:
         before, after = 1.0 / wish.predivide, wish.predivide
+        if wish.average:
+            after /= wish.passes
         if wish.compression is Compression.none:
             return _summed(arrays, before, after)
         with tf.device("/cpu:0"):
