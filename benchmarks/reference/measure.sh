@@ -27,7 +27,7 @@ for rate in 100mbit 1gbit none; do
 done
 for rate in 1gbit none; do
     python -m benchmarks.allreduce --network cluster --rate "$rate" \
-        --methods vote,vote-tensorflow -n 20 --out "$out"
+        --methods fp32,vote,vote-tensorflow -n 20 --out "$out"
 done
 
 python=python
@@ -35,7 +35,7 @@ train() {
     "$python" -m benchmarks.train --network cluster --rate 1gbit --out "$out" "$@"
 }
 train --methods fp32,fp16,powersgd-2,vote,local
-train --framework tensorflow --methods fp32,fp16,vote,local
+train --framework tensorflow --methods fp32,vote,local
 python=.venv-keras3/bin/python
 train --framework tensorflow --methods fp32,vote,local
 python=python
