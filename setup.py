@@ -124,7 +124,7 @@ setup(
     extras_require={
         "torch": ["torch>=2.1", "horovod==0.28.1"],
         # Horovod's own operations for TensorFlow end with 2.15; the newer ones vote without it
-        # (tested with 2.21 and Keras 3.12 and 3.15).
+        # (tested with 2.21 and Keras 3.15).
         "tensorflow": ["tensorflow==2.15.*", "horovod==0.28.1"],
         "keras3": ["tensorflow>=2.16"],
         # To measure beside Horovod, install "torch" or "tensorflow" as well.

@@ -90,3 +90,9 @@ def let_scaler_skip(vote: dict[str, Any], scaler: str) -> None:
         vote["nonfinite"] = "skip"
     if vote["nonfinite"] != "skip":
         raise ValueError(f"nonfinite: {scaler} needs 'skip', so that it sees what was skipped")
+
+
+def labels(name: str | None, count: int) -> list[str]:
+    """What messages call the tensors of a call of that name."""
+    name = name or "tensor"
+    return [name] if count == 1 else [f"{name}[{position}]" for position in range(count)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def broadcast_object(
-    value: Any,
+    obj: Any,
     root_rank: int = 0,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
@@ -25,24 +25,24 @@ def broadcast_object(
     """The object of one rank, on all of them. Blocks; collective over the process set.
 
     Args:
-        value: picklable; only read on the root.
+        obj: picklable; only read on the root.
         root_rank: whose, among all ranks.
         name: of the operation.
         process_set: the ranks that take part.
 
     Raises:
         ValueError: the root is none of them.
-        TypeError: pickle cannot copy the value; ValueError on the other ranks.
+        TypeError: pickle cannot copy it; ValueError on the other ranks.
     """
     sends = ranks().rank == root_rank
     name = name or "object"
     first = f"{name}.length"
-    packed = _pack(value, Broadcast, first, process_set) if sends else np.empty(0, np.uint8)
+    packed = _pack(obj, Broadcast, first, process_set) if sends else np.empty(0, np.uint8)
     length = _broadcast(np.array([packed.size]), root_rank, first, process_set)
     if not sends:
         packed = np.empty(int(length[0]), np.uint8)
     content = _broadcast(packed, root_rank, f"{name}.content", process_set)
-    return value if sends else pickle.loads(content.tobytes())
+    return obj if sends else pickle.loads(content.tobytes())
 
 
 def _broadcast(array: Array, root_rank: int, name: str, process_set: ProcessSet) -> Array:
@@ -54,16 +54,16 @@ def _broadcast(array: Array, root_rank: int, name: str, process_set: ProcessSet)
 
 
 def allgather_object(
-    value: Any, name: str | None = None, process_set: ProcessSet = global_process_set
+    obj: Any, name: str | None = None, process_set: ProcessSet = global_process_set
 ) -> list[Any]:
     """Every rank's object, in order of ranks. Blocks; collective over the process set.
 
     Raises:
-        TypeError: pickle cannot copy the value; ValueError on the other ranks.
+        TypeError: pickle cannot copy it; ValueError on the other ranks.
     """
     name = name or "object"
     first = f"{name}.lengths"
-    packed = _pack(value, AllGather, first, process_set)
+    packed = _pack(obj, AllGather, first, process_set)
     lengths = _gather(np.array([packed.size]), first, process_set)
     content = _gather(packed, f"{name}.contents", process_set)
     ends = np.cumsum(lengths)
@@ -80,7 +80,7 @@ def _pack(
             return np.frombuffer(pickle.dumps(value), np.uint8)
         except Exception as error:  # a __reduce__ may raise anything
             found = type(value).__name__
-            raise TypeError(f"value: pickle cannot copy this {found}: {error}") from error
+            raise TypeError(f"obj: pickle cannot copy this {found}: {error}") from error
 
 
 def _gather(array: Array, name: str, process_set: ProcessSet) -> Array:

@@ -372,6 +372,7 @@ def test_without_a_vote_fit_steps_on_means(hvd_tf, world):
 
 def test_without_a_vote_embeddings_and_loss_scaling_work(hvd_tf, world):
     KERAS.mixed_precision.set_global_policy("mixed_float16")
+    KERAS.utils.set_random_seed(1)
     try:
         model = KERAS.Sequential(
             [KERAS.layers.Embedding(5, 4), KERAS.layers.Dense(1, dtype="float32")]
@@ -381,9 +382,12 @@ def test_without_a_vote_embeddings_and_loss_scaling_work(hvd_tf, world):
             loss="mse",
             jit_compile=False,
         )
-        KERAS.utils.set_random_seed(1)
         x = np.full((8, 3), world.rank % 5)
+        model.build((None, 3))
+        before = model.get_weights()
         model.fit(x, np.ones((8, 3, 1)), batch_size=4, verbose=0)
+        assert not equal(before[:1], model.get_weights()[:1])
+        assert same_everywhere(world, *model.get_weights())
     finally:
         KERAS.mixed_precision.set_global_policy("float32")
 

@@ -97,12 +97,8 @@ class Exchanges:
         """
         # Sources that are no variables are known by their places and shapes.
         kept = [v for v in variables if hasattr(v, "assign")]
-        dense = None
-        if self.wish.options is None:
-            dense = self._dense(gradients, variables)
-            given = tuple(gradient is not None for gradient in gradients)
-        else:
-            given = ()
+        # Votes abstain in what there is no gradient for; sums are of what there is.
+        given = () if self.wish.votes else tuple(gradient is not None for gradient in gradients)
         unkept: Any = ()
         if len(kept) < len(variables):
             unkept = tuple((str(v.shape), v.dtype) for v in variables)
@@ -115,7 +111,7 @@ class Exchanges:
             found = self._open[key] = self._make(gradients, variables)
             for variable in kept:
                 weakref.finalize(variable, self._open.pop, key, None)
-        results, counts = found(dense or self._dense(gradients, variables))
+        results, counts = found(self._dense(gradients, variables))
         return results, counts if self.conditional else None
 
     def _dense(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:

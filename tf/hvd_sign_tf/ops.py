@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, op_of, refuse_vote_options
+from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
 from hvd_sign.ballots import HostVoter
 from hvd_sign.collectives import check_dtype
 from hvd_sign.votes import is_vote_rule, make_rule
@@ -41,9 +41,7 @@ def _vote(
         if not tensors:
             raise ValueError("tensors: expected at least one, got none")
         signals = []
-        for position, tensor in enumerate(tensors):
-            label = name or "tensor"
-            label = label if len(tensors) == 1 else f"{label}[{position}]"
+        for label, tensor in zip(labels(name, len(tensors)), tensors, strict=True):
             if isinstance(tensor, tf.IndexedSlices):
                 raise TypeError(
                     f"allreduce {label!r}: a vote needs a dense tensor, got tf.IndexedSlices"
@@ -58,10 +56,9 @@ def _vote(
 
     def work(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         asked = []
-        for position, (signal, out) in enumerate(zip(inputs, outputs, strict=True)):
-            label = name or "tensor"
-            label = label if len(inputs) == 1 else f"{label}[{position}]"
-            shape = () if scalars[position] else signal.shape
+        called = labels(name, len(inputs))
+        for label, scalar, signal, out in zip(called, scalars, inputs, outputs, strict=True):
+            shape = () if scalar else signal.shape
             voter = HostVoter(signal, out, postscale_factor)
             asked.append(Tensor(label, shape, signal.dtype.name, voter))
         job.adhoc(process_set).vote(asked, rule, options, name=name).wait()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, op_of, refuse_vote_options
+from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
 from hvd_sign.jobs import HOROVOD
@@ -72,9 +72,8 @@ def _vote(
         if average is not None:
             raise ValueError(f"average: not allowed together with op, got {average!r}")
         tensors = []
-        for position, (signal, output) in enumerate(zip(signals, outputs, strict=True)):
-            label = name or "tensor"
-            label = label if len(signals) == 1 else f"{label}[{position}]"
+        called = labels(name, len(signals))
+        for label, signal, output in zip(called, signals, outputs, strict=True):
             if signal.is_sparse:
                 raise TypeError(
                     f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one"

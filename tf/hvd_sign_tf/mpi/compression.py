@@ -6,19 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-
-class NoneCompressor:
-    """Leaves tensors as they are."""
-
-    @staticmethod
-    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        """The tensor, and nothing."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor: tf.Tensor, context: Any) -> tf.Tensor:
-        """The tensor."""
-        return tensor
+from hvd_sign.compression import Compression as NumpyCompression
 
 
 class FP16Compressor:
@@ -43,5 +31,5 @@ class FP16Compressor:
 class Compression:
     """The compressors that there are."""
 
-    none = NoneCompressor
+    none = NumpyCompression.none
     fp16 = FP16Compressor

@@ -15,6 +15,7 @@ from hvd_sign.standalone.features import (
     nccl_built,
     rocm_built,
 )
+from hvd_sign.standalone.objects import allgather_object, broadcast_object
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import (
     add_process_set,
@@ -75,8 +76,6 @@ from hvd_sign_torch.mpi.reductions import (
 )
 from hvd_sign_torch.mpi.sparse import sparse_allreduce_async
 from hvd_sign_torch.mpi.states import (
-    allgather_object,
-    broadcast_object,
     broadcast_optimizer_state,
     broadcast_parameters,
 )

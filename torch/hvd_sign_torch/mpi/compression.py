@@ -4,19 +4,7 @@ from __future__ import annotations
 
 import torch
 
-
-class NoneCompressor:
-    """Leaves tensors as they are."""
-
-    @staticmethod
-    def compress(tensor: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """The tensor, and nothing."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor: torch.Tensor, context: None) -> torch.Tensor:
-        """The tensor."""
-        return tensor
+from hvd_sign.compression import Compression as NumpyCompression
 
 
 class FP16Compressor:
@@ -40,5 +28,5 @@ class FP16Compressor:
 class Compression:
     """The compressors that there are."""
 
-    none = NoneCompressor
+    none = NumpyCompression.none
     fp16 = FP16Compressor

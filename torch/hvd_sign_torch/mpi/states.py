@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from hvd_sign.standalone import objects
-from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.objects import broadcast_object
 from hvd_sign.standalone.ranks import rank
 from hvd_sign_torch.mpi.gathering import broadcast_async_
 from hvd_sign_torch.mpi.hosting import synchronize
@@ -63,33 +62,3 @@ def broadcast_optimizer_state(
         # Through host memory: a rank may not have the device of that number.
         state = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
         optimizer.load_state_dict(state)
-
-
-def broadcast_object(
-    obj: Any,
-    root_rank: int = 0,
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> Any:
-    """The object of one rank, on all of them. Blocks; collective over the process set.
-
-    Args:
-        obj: picklable; only read on the root.
-        root_rank: whose, among all ranks.
-        name: of the call.
-        process_set: the ranks that take part.
-
-    Raises:
-        ValueError: the root is none of them.
-    """
-    return objects.broadcast_object(obj, root_rank, name, process_set)
-
-
-def allgather_object(obj: Any, name: str | None = None) -> list[Any]:
-    """Every rank's object, in order of ranks. Blocks; collective over all ranks.
-
-    Args:
-        obj: picklable.
-        name: of the call.
-    """
-    return objects.allgather_object(obj, name)
