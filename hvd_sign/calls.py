@@ -11,6 +11,7 @@ from typing import Any
 
 from hvd_sign.agreement import KIND, REFUSED
 from hvd_sign.engine import Engine, Handle, Stream, Task
+from hvd_sign.errors import DisagreementError
 from hvd_sign.order import Decision, News, make_order
 from hvd_sign.transports.base import Pending, Transport
 
@@ -204,7 +205,7 @@ class NamedStream(Stream, ABC):
         logger.debug("stream %d: %s %s", self.number, name, error or "begins")
         if error is not None:
             self._forget(name)
-            call.task.handle.finish(ValueError(error))
+            call.task.handle.finish(DisagreementError(error))
             return
         with self.engine.lock:
             self._queue.append(call.task)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from hvd_sign.errors import VoteError
 from hvd_sign.stall import StallCheck
 from hvd_sign.stats import VoteStats, recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -145,7 +146,7 @@ class Stream:
             patient: however long it takes is no stall.
 
         Raises:
-            RuntimeError: an earlier vote of this stream failed, or the stream is closed.
+            VoteError: an earlier vote of this stream failed, or the stream is closed.
         """
         task = Task(name, steps, finished, patient=patient)
         logger.debug("stream %d: %s asked for", self.number, name)
@@ -156,9 +157,9 @@ class Stream:
         return task.handle
 
     def check_usable(self) -> None:
-        """Raises RuntimeError if the stream is closed or broken."""
+        """Raises VoteError if the stream is closed or broken."""
         if self._broken is not None:
-            raise RuntimeError(f"this vote stream is closed: {self._broken}") from self._broken
+            raise VoteError(f"this vote stream is closed: {self._broken}") from self._broken
 
     def busy(self) -> bool:
         """Whether there is anything to move forward."""
@@ -208,7 +209,7 @@ class Stream:
         """
         release = release and self._broken is None
         self.closed = True
-        self.fail(RuntimeError(reason))
+        self.fail(VoteError(reason))
         self.engine.detach(self)
         self.transport.close(release=release)
 

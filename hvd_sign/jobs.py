@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from hvd_sign import runtime
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.errors import NotInitializedError
 from hvd_sign.options import choose
 from hvd_sign.runtime import World
 from hvd_sign.session import VoteSession
@@ -129,10 +130,10 @@ class HorovodJob:
         """The ranks that ``init()`` found.
 
         Raises:
-            RuntimeError: ``init()`` was not called.
+            NotInitializedError: ``init()`` was not called.
         """
         if self._world is None:
-            raise RuntimeError("hvd_sign has not been initialized; use hvd.init()")
+            raise NotInitializedError("hvd_sign has not been initialized; use hvd.init()")
         return self._world
 
     @property

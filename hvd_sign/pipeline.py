@@ -19,6 +19,7 @@ from hvd_sign._version import __version__
 from hvd_sign.algorithms import Algorithm, Sign
 from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.buckets import Bucket
+from hvd_sign.errors import VoteError
 from hvd_sign.exchanges import get_exchange
 from hvd_sign.observe import observers
 from hvd_sign.options import VoteOptions, choose
@@ -258,7 +259,7 @@ class PipelinedBox(BallotBox):
             self._pipeline.given_up.append(vote)
             raise
         if vote.error:
-            raise RuntimeError(vote.error)
+            raise VoteError(vote.error)
         self.verdict_flags = vote.flags
         totals = vote.totals()
         recorder.add(votes=1, **totals)

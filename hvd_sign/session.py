@@ -20,6 +20,7 @@ from hvd_sign.boxes import check_possible, make_box
 from hvd_sign.buckets import Bucket, TensorSpec, check_bucket_bytes, plan_buckets
 from hvd_sign.dense import DenseBox
 from hvd_sign.engine import Handle, Stream
+from hvd_sign.errors import DisagreementError
 from hvd_sign.exchanges import AUTO
 from hvd_sign.measuring import load_or_measure
 from hvd_sign.observe import observers
@@ -274,7 +275,7 @@ def _agree(
     bucket_bytes: int | str,
     groups: Sequence[Sequence[int]] | None,
 ) -> None:
-    """Raises the same ValueError on every rank if they differ in anything that matters."""
+    """Raises the same DisagreementError on every rank if they differ in anything that matters."""
     claim = {"op": repr(rule), **asdict(options)}
     shared: dict[str, Any] = {"groups": None, "bucket_bytes": bucket_bytes}
     if groups is not None:
@@ -293,4 +294,4 @@ def _agree(
         sentence = disagreement(f"parameter {name!r}", [{**nothing, **row} for row in rows])
     if sentence is None:
         sentence = disagreement("DistributedOptimizer", [theirs[2] for theirs in claims])
-    raise ValueError(sentence)
+    raise DisagreementError(sentence)

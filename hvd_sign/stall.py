@@ -11,6 +11,7 @@ import os
 import time
 
 from hvd_sign.agreement import ranks_text
+from hvd_sign.errors import RankLostError, StallError
 from hvd_sign.transports.base import Transport
 from hvd_sign.transports.mpi import Mailbox, MpiTransport
 
@@ -59,8 +60,8 @@ class StallCheck:
             patient: this rank does not mind; it only tells others that it is there.
 
         Raises:
-            TimeoutError: it has waited for the shutdown time.
-            ConnectionError: a rank's program has ended.
+            StallError: it has waited for the shutdown time.
+            RankLostError: a rank's program has ended.
         """
         if self._mailbox is None:
             return
@@ -86,7 +87,7 @@ class StallCheck:
         who = f"{ranks_text(missing)} did not come" if missing else "all ranks wait for it"
         sentence = f"vote {name!r} has waited for {age:.0f} s on rank {self._transport.rank}: {who}"
         if 0 < self._fail_after <= age:
-            raise TimeoutError(sentence)
+            raise StallError(sentence)
         logger.warning(sentence)
 
     def say_goodbye(self) -> None:
@@ -109,7 +110,7 @@ class StallCheck:
         # A rank may end while the last of what it sent is still on its way.
         gone = sorted(rank for rank, at in self._ended.items() if now - at > LAST_WORDS)
         if gone:
-            raise ConnectionError(
+            raise RankLostError(
                 f"vote {name!r} cannot be held: the program of {ranks_text(gone)} has ended"
             )
 

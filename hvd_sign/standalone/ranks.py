@@ -12,6 +12,7 @@ import numpy as np
 from hvd_sign import runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Handle
+from hvd_sign.errors import NotInitializedError
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
@@ -263,10 +264,10 @@ def ranks() -> Ranks:
     """The job's ranks.
 
     Raises:
-        ValueError: ``init()`` was not called.
+        NotInitializedError: ``init()`` was not called.
     """
     if _ranks is None:
-        raise ValueError("hvd_sign has not been initialized; use hvd.init()")
+        raise NotInitializedError("hvd_sign has not been initialized; use hvd.init()")
     return _ranks
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hvd_sign.agreement import disagreement
+from hvd_sign.errors import DisagreementError
 from hvd_sign.buckets import group_positions
 from hvd_sign.options import positive_factor
 from hvd_sign.standalone import objects
@@ -106,7 +107,7 @@ class GradientSums(GradientHooks):
         self._waits[ordinal] = wait
 
     def _agree(self) -> None:
-        """Raises the same ValueError on every rank if they differ in the parameters."""
+        """Raises the same DisagreementError on every rank if they differ in the parameters."""
         mine = {
             self._names[p]: {"shape": tuple(p.shape), "dtype": dtype_name(p)}
             for p in self._parameters
@@ -117,7 +118,7 @@ class GradientSums(GradientHooks):
             claims = [theirs.get(name, nothing) for theirs in everyone]
             sentence = disagreement(f"parameter {name!r}", claims)
             if sentence is not None:
-                raise ValueError(sentence)
+                raise DisagreementError(sentence)
 
 
 class ReducingOptimizer(ExchangingOptimizer):
