@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hvd_sign.agreement import disagreement
-from hvd_sign.errors import DisagreementError
 from hvd_sign.buckets import group_positions
+from hvd_sign.errors import DisagreementError
 from hvd_sign.options import positive_factor
 from hvd_sign.standalone import objects
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
