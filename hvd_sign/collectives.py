@@ -11,7 +11,8 @@ from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.ballots import HostVoter
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
-from hvd_sign.runtime import communicator_streams, load_mpi
+from hvd_sign.process import load_mpi
+from hvd_sign.runtime import communicator_streams
 from hvd_sign.votes import MajorityVote, make_rule
 
 if TYPE_CHECKING:

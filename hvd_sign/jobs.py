@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from hvd_sign import runtime
+from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.errors import NotInitializedError
 from hvd_sign.options import choose
@@ -96,7 +96,9 @@ class HorovodJob:
 
         Raises:
             RuntimeError: MPI cannot be used; the message says why and what helps.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         horovod = self._horovod
         transport = choose(
             "HVD_SIGN_TRANSPORT",
@@ -109,7 +111,7 @@ class HorovodJob:
             runtime.leave_mpi_to_horovod()
         if on_mpi or not gloo:
             # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
-            runtime.load_mpi()
+            process.load_mpi()
         horovod.init(*args, **kwargs)
         if self._world is not None and self._world.alive:
             return
@@ -202,7 +204,7 @@ class HorovodJob:
     def _mpi_ranks(self) -> list[int] | None:
         if self._horovod.size() == 1:
             return None
-        ranks = self._gather(runtime.load_mpi().COMM_WORLD.Get_rank())
+        ranks = self._gather(process.load_mpi().COMM_WORLD.Get_rank())
         # Processes that no MPI launcher started are each rank 0 of a world of their own.
         if len(set(ranks)) == len(ranks):
             return list(ranks)

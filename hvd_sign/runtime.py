@@ -7,7 +7,9 @@ does not finalise it under us. If Horovod came first, our streams end before its
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
+import os
 import sys
 import threading
 from collections import Counter
@@ -16,11 +18,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from hvd_sign import link
+from hvd_sign import link, process
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
 from hvd_sign.observe import observers
 from hvd_sign.pipeline import Pipeline, Place, load_engine, threads
+from hvd_sign.process import load_mpi, mpi_is_active
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
     HorovodCollectives,
@@ -41,35 +44,6 @@ DRAIN_SECONDS = 30.0
 CLOSED = "hvd_sign was shut down; call init() and build the optimizer anew"
 
 
-def load_mpi() -> Any:
-    """Imports mpi4py's MPI module, which initialises MPI unless somebody has.
-
-    Raises:
-        RuntimeError: mpi4py or MPI cannot be loaded, MPI was finalised, or it was initialised
-            without MPI_THREAD_MULTIPLE.
-    """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
-            f"hvd_sign votes over MPI, but mpi4py cannot load it ({error}); install an MPI and put "
-            "its libraries on the loader's path"
-        ) from error
-    if MPI.Is_finalized():
-        raise RuntimeError(
-            "MPI has been finalised, which cannot be undone; call hvd_sign's init() before "
-            "Horovod's, so that Horovod's shutdown leaves MPI alone"
-        )
-    level = MPI.Query_thread()
-    if level < MPI.THREAD_MULTIPLE:
-        raise RuntimeError(
-            f"hvd_sign needs MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}), but MPI was initialised "
-            f"with level {level}; call hvd_sign's init() first, or unset "
-            "HOROVOD_MPI_THREADS_DISABLE"
-        )
-    return MPI
-
-
 _mpi_is_horovods = False
 
 
@@ -77,11 +51,6 @@ def leave_mpi_to_horovod() -> None:
     """Notes that Horovod initialised MPI, and will finalise it whenever any rank exits."""
     global _mpi_is_horovods
     _mpi_is_horovods = True
-
-
-def _finalized() -> bool:
-    mpi = sys.modules.get("mpi4py.MPI")
-    return mpi is not None and bool(mpi.Is_finalized())
 
 
 class Runtime:
@@ -137,8 +106,8 @@ class Runtime:
         return transport
 
     def _keep(self, stream: Stream) -> Stream:
-        mpi = sys.modules.get("mpi4py.MPI")
-        observers.open(mpi.COMM_WORLD.Get_rank() if mpi else stream.transport.rank)
+        world = load_mpi().COMM_WORLD if mpi_is_active() else None
+        observers.open(stream.transport.rank if world is None else world.Get_rank())
         with self._lock:
             self._streams.append(stream)
         return stream
@@ -156,11 +125,17 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            if at_exit and not _mpi_is_horovods and not _finalized():
+            if at_exit and not _mpi_is_horovods and mpi_is_active():
                 stream.stalls.say_goodbye()
-            stream.close(CLOSED, release=drained and not at_exit and not _finalized())
+            stream.close(CLOSED, release=drained and not at_exit and mpi_is_active())
         self._streams.clear()
         observers.flush()
+
+    def abandon(self) -> None:
+        """Leaves all as it is for good, in a forked child, which has none of the threads."""
+        if self._native is not None:
+            # The engine's end would wait for them.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native[1]))
 
 
 class World:
@@ -239,7 +214,9 @@ class World:
 
         Raises:
             RuntimeError: an optimizer votes over Horovod's collectives, which need every rank.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         for session in self._sessions:
             if isinstance(session.stream.transport, HorovodTransport):
                 raise RuntimeError(
@@ -335,10 +312,16 @@ _lock = threading.Lock()
 
 
 def runtime() -> Runtime:
-    """The process's runtime, made at first use."""
+    """The process's runtime, made at first use.
+
+    Raises:
+        VoteError: this is a forked child.
+    """
     global _runtime
+    process.check_not_forked()
     with _lock:
         if _runtime is None:
+            process.begin()
             _runtime = Runtime()
             # Handlers run last in, first out: registered again, ours precedes Horovod's.
             atexit.unregister(_exit)
@@ -361,6 +344,8 @@ def _exit() -> None:
 
 def _end(*, at_exit: bool = False) -> None:
     global _runtime
+    if process.forked():  # what there is, is the parent's
+        return
     with _lock:
         ended, _runtime = _runtime, None
     if ended is not None:
@@ -378,11 +363,21 @@ def _abort_on_uncaught_exceptions() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         earlier(kind, error, trace)
-        mpi = sys.modules.get("mpi4py.MPI")
-        if mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
+        if process.forked() or not mpi_is_active():
+            return
+        world = load_mpi().COMM_WORLD
+        if world.Get_size() > 1:
             sys.stdout.flush()
             sys.stderr.flush()
-            mpi.COMM_WORLD.Abort(1)
+            world.Abort(1)
 
     hook.hvd_sign = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _after_fork() -> None:
+    if _runtime is not None:
+        _runtime.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

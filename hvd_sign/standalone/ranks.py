@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from hvd_sign import runtime
+from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError
@@ -57,7 +57,7 @@ class Ranks:
     """
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
-        mpi = runtime.load_mpi()
+        mpi = process.load_mpi()
         self._communicator = communicator.Dup()
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
@@ -85,7 +85,9 @@ class Ranks:
         Raises:
             ValueError: it is registered, has a rank that there is not, or ranks differ in it; then
                 on all ranks.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         assert process_set.ranks is not None
         claims = self._communicator.allgather((process_set.ranks, process_set.process_set_id))
         if any(claim != claims[0] for claim in claims):
@@ -117,7 +119,9 @@ class Ranks:
 
         Raises:
             ValueError: it is the one of all ranks.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         number = process_set.process_set_id
         if number == 0:
             raise ValueError("process_set: that of all ranks cannot be removed")
@@ -221,8 +225,10 @@ def init(
     Raises:
         ValueError: ``process_sets`` is something else.
         RuntimeError: MPI cannot be used; the message says why and what helps.
+        VoteError: this is a forked child.
     """
     global _ranks
+    process.check_not_forked()
     if _ranks is not None:
         if _ranks.world.alive:
             return
@@ -233,7 +239,7 @@ def init(
                 f"process_sets: expected some process sets or 'dynamic', got {process_sets!r}"
             )
         process_sets = None
-    mpi = runtime.load_mpi()
+    mpi = process.load_mpi()
     check_launch(mpi.COMM_WORLD.Get_size())
     if comm is None or isinstance(comm, mpi.Intracomm):
         _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
@@ -250,7 +256,7 @@ def shutdown() -> None:
     """Waits for what is under way and ends it all. Collective over all ranks."""
     global _ranks
     ended, _ranks = _ranks, None
-    if ended is not None:
+    if ended is not None and not process.forked():
         runtime.shutdown()
         ended.close()
 
