@@ -71,6 +71,7 @@ def allreduce(
         ValueError: an unknown or contradictory option; or ranks differ in anything, in which
             case all ranks raise the same error. If only some ranks' arguments are refused, the
             others raise a ValueError that names those ranks and tells why.
+        RuntimeError: MPI cannot be used, or sees none of the other ranks.
     """
     mpi = load_mpi()
     communicator = mpi.COMM_WORLD if comm is None else comm

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.errors import NotInitializedError
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.options import choose
 from hvd_sign.runtime import World
 from hvd_sign.session import VoteSession
@@ -95,7 +96,8 @@ class HorovodJob:
         ``shutdown()``.
 
         Raises:
-            RuntimeError: MPI cannot be used; the message says why and what helps.
+            RuntimeError: MPI cannot be used, or Horovod sees none of the other ranks; the message
+                says why and what helps.
             VoteError: this is a forked child.
         """
         process.check_not_forked()
@@ -115,6 +117,9 @@ class HorovodJob:
         horovod.init(*args, **kwargs)
         if self._world is not None and self._world.alive:
             return
+        mpi = process.active_mpi()
+        everyone = 1 if mpi is None else mpi.COMM_WORLD.Get_size()
+        check_not_a_copy(max(horovod.size(), everyone), "Horovod")
         self._world = World(horovod.rank(), self._mpi_ranks() if on_mpi else None)
         self._open_adhoc(horovod.global_process_set)
         for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():

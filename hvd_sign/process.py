@@ -48,10 +48,17 @@ def check_not_forked() -> None:
         raise VoteError(FORKED)
 
 
-def mpi_is_active() -> bool:
-    """Whether MPI was started, by whomever, and not finalised."""
+def active_mpi() -> Any:
+    """mpi4py's MPI module if MPI was started, by whomever, and not finalised; else None."""
     mpi = sys.modules.get("mpi4py.MPI")
-    return mpi is not None and bool(mpi.Is_initialized()) and not mpi.Is_finalized()
+    active = mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized()
+    return mpi if active else None
+
+
+def mpi_has_ended() -> bool:
+    """Whether MPI was finalised."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    return mpi is not None and bool(mpi.Is_finalized())
 
 
 def load_mpi() -> Any:
@@ -104,9 +111,9 @@ def _import_mpi() -> Any:
 
 
 def _end_mpi() -> None:
-    if not mpi_is_active():
+    mpi = active_mpi()
+    if mpi is None:
         return
-    mpi = sys.modules["mpi4py.MPI"]
     if _started_mpi and not _forked:
         mpi.Finalize()
     elif _forked and not _started_mpi:
@@ -126,7 +133,7 @@ def _keep_from_finalizing(mpi: Any) -> None:
 
 def _after_fork() -> None:
     global _forked
-    _forked = _forked or _began or mpi_is_active()
+    _forked = _forked or _began or active_mpi() is not None
 
 
 # Handlers run last in, first out: this early one comes after those of all that talk over MPI.

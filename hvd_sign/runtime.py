@@ -21,9 +21,10 @@ from zlib import crc32
 from hvd_sign import link, process
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Engine, Stream
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.observe import observers
 from hvd_sign.pipeline import Pipeline, Place, load_engine, threads
-from hvd_sign.process import load_mpi, mpi_is_active
+from hvd_sign.process import active_mpi, load_mpi, mpi_has_ended
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
     HorovodCollectives,
@@ -106,8 +107,8 @@ class Runtime:
         return transport
 
     def _keep(self, stream: Stream) -> Stream:
-        world = load_mpi().COMM_WORLD if mpi_is_active() else None
-        observers.open(stream.transport.rank if world is None else world.Get_rank())
+        mpi = active_mpi()
+        observers.open(mpi.COMM_WORLD.Get_rank() if mpi else stream.transport.rank)
         with self._lock:
             self._streams.append(stream)
         return stream
@@ -125,9 +126,9 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            if at_exit and not _mpi_is_horovods and mpi_is_active():
+            if at_exit and not _mpi_is_horovods and not mpi_has_ended():
                 stream.stalls.say_goodbye()
-            stream.close(CLOSED, release=drained and not at_exit and mpi_is_active())
+            stream.close(CLOSED, release=drained and not at_exit and not mpi_has_ended())
         self._streams.clear()
         observers.flush()
 
@@ -300,6 +301,9 @@ class _CommunicatorStreams:
         kept: Any = communicator.Get_attr(key)
         if kept is not None and kept[0] is current:
             return kept[1]  # type: ignore[no-any-return]
+        mpi = load_mpi()
+        if communicator != mpi.COMM_SELF:
+            check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
         stream = current.adhoc_stream(current.transport(communicator.Dup()))
         communicator.Set_attr(key, (current, stream))
         return stream
@@ -363,13 +367,11 @@ def _abort_on_uncaught_exceptions() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         earlier(kind, error, trace)
-        if process.forked() or not mpi_is_active():
-            return
-        world = load_mpi().COMM_WORLD
-        if world.Get_size() > 1:
+        mpi = active_mpi()
+        if mpi is not None and not process.forked() and mpi.COMM_WORLD.Get_size() > 1:
             sys.stdout.flush()
             sys.stderr.flush()
-            world.Abort(1)
+            mpi.COMM_WORLD.Abort(1)
 
     hook.hvd_sign = True  # type: ignore[attr-defined]
     sys.excepthook = hook

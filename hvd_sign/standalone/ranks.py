@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
@@ -13,6 +12,7 @@ from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
@@ -197,17 +197,6 @@ def sleep_until(request: MPI.Request) -> None:
         time.sleep(NAP)
 
 
-def check_launch(size: int) -> None:
-    """Raises RuntimeError if a launcher started several processes that MPI takes for one each."""
-    for variable in ("HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        started = os.environ.get(variable, "1")
-        if size == 1 and started.isdigit() and int(started) > 1:
-            raise RuntimeError(
-                f"{variable}={started}, but MPI sees this process alone; start the ranks by "
-                "mpirun, srun --mpi=pmix or horovodrun --mpi"
-            )
-
-
 _ranks: Ranks | None = None
 
 
@@ -224,7 +213,8 @@ def init(
 
     Raises:
         ValueError: ``process_sets`` is something else.
-        RuntimeError: MPI cannot be used; the message says why and what helps.
+        RuntimeError: MPI cannot be used, or sees none of the other ranks; the message says why and
+            what helps.
         VoteError: this is a forked child.
     """
     global _ranks
@@ -240,7 +230,7 @@ def init(
             )
         process_sets = None
     mpi = process.load_mpi()
-    check_launch(mpi.COMM_WORLD.Get_size())
+    check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
     if comm is None or isinstance(comm, mpi.Intracomm):
         _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
     else:
