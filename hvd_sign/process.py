@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 from hvd_sign.errors import VoteError
@@ -93,6 +94,7 @@ def load_mpi() -> Any:
             f"with level {level}; call hvd_sign's init() first, or unset "
             "HOROVOD_MPI_THREADS_DISABLE"
         )
+    _abort_on_uncaught_exceptions()
     return mpi
 
 
@@ -108,6 +110,27 @@ def _import_mpi() -> Any:
         finally:
             mpi4py.rc(initialize=chosen[0], finalize=chosen[1])
     return sys.modules["mpi4py.MPI"]
+
+
+def _abort_on_uncaught_exceptions() -> None:
+    """Makes an uncaught exception on one rank end the job.
+
+    Finalising MPI waits for all ranks, and those would wait for this one's ballot: a hang.
+    """
+    earlier = sys.excepthook
+    if getattr(earlier, "hvd_sign", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        earlier(kind, error, trace)
+        mpi = active_mpi()
+        if mpi is not None and not _forked and mpi.COMM_WORLD.Get_size() > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            mpi.COMM_WORLD.Abort(1)
+
+    hook.hvd_sign = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
 
 
 def _end_mpi() -> None:

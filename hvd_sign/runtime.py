@@ -10,20 +10,20 @@ import atexit
 import ctypes
 import logging
 import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from hvd_sign import link, process
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.agreement import REFUSED
+from hvd_sign.alike import check_variables
 from hvd_sign.engine import Engine, Stream
 from hvd_sign.launch import check_not_a_copy
 from hvd_sign.observe import observers
-from hvd_sign.pipeline import Pipeline, Place, load_engine, threads
+from hvd_sign.pipeline import ENGINE, Pipeline, Place, load_engine, threads
 from hvd_sign.process import active_mpi, load_mpi, mpi_has_ended
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
@@ -86,19 +86,30 @@ class Runtime:
             return self._made[tuple(members)]
 
     def transport(self, communicator: MPI.Intracomm) -> Transport:
-        """The best transport over a communicator of our own; collective over it."""
+        """The best transport over a communicator of our own; collective over it.
+
+        Raises:
+            DisagreementError: ranks differ in HVD_SIGN_ENGINE, or cannot obey it.
+        """
         if communicator.Get_size() == 1:
             communicator.Free()
             return LocalTransport()
         transport = MpiTransport(communicator)
-        module = load_engine(load_mpi())
+        module: Any = None
+        claim = {ENGINE: os.environ.get(ENGINE, "auto")}
+        try:
+            module = load_engine(load_mpi())
+        except (RuntimeError, ValueError) as error:
+            claim = {REFUSED: str(error)}
         known = link.load_or_warn() if transport.rank == 0 else None
-        everywhere = transport.gather_objects((module is not None, known, Place.own()))
-        transport.link = everywhere[0][1]
-        if all(native for native, _, _ in everywhere):
+        everywhere = transport.gather_objects((claim, module is not None, known, Place.own()))
+        claims, native, links, places = zip(*everywhere, strict=True)
+        check_variables("votes over MPI", claims)
+        transport.link = links[0]
+        if all(native):
             with self._lock:
                 if self._native is None:
-                    crew = threads([place for _, _, place in everywhere], transport.rank)
+                    crew = threads(places, transport.rank)
                     self._native = module, module.Engine(crew)
                     self.engine.nap = self._native[1].nap
             transport.pipeline = Pipeline(*self._native, communicator)
@@ -330,7 +341,6 @@ def runtime() -> Runtime:
             # Handlers run last in, first out: registered again, ours precedes Horovod's.
             atexit.unregister(_exit)
             atexit.register(_exit)
-            _abort_on_uncaught_exceptions()
         return _runtime
 
 
@@ -354,27 +364,6 @@ def _end(*, at_exit: bool = False) -> None:
         ended, _runtime = _runtime, None
     if ended is not None:
         ended.close(at_exit=at_exit)
-
-
-def _abort_on_uncaught_exceptions() -> None:
-    """Makes an uncaught exception on one rank end the job.
-
-    Finalising MPI waits for all ranks, and those would wait for this one's ballot: a hang.
-    """
-    earlier = sys.excepthook
-    if getattr(earlier, "hvd_sign", False):
-        return
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        earlier(kind, error, trace)
-        mpi = active_mpi()
-        if mpi is not None and not process.forked() and mpi.COMM_WORLD.Get_size() > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            mpi.COMM_WORLD.Abort(1)
-
-    hook.hvd_sign = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
 
 
 def _after_fork() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.alike import callers, check_alike
 from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError
 from hvd_sign.launch import check_not_a_copy
@@ -212,7 +213,8 @@ def init(
         process_sets: registered at once; ``"dynamic"``, as for Horovod: none yet.
 
     Raises:
-        ValueError: ``process_sets`` is something else.
+        ValueError: ``process_sets`` is something else, or ranks differ in an environment variable
+            that must be the same.
         RuntimeError: MPI cannot be used, or sees none of the other ranks; the message says why and
             what helps.
         VoteError: this is a forked child.
@@ -229,15 +231,10 @@ def init(
                 f"process_sets: expected some process sets or 'dynamic', got {process_sets!r}"
             )
         process_sets = None
-    mpi = process.load_mpi()
-    check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
-    if comm is None or isinstance(comm, mpi.Intracomm):
-        _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
-    else:
-        members = mpi.COMM_WORLD.Get_group().Incl(list(cast("Sequence[int]", comm)))
-        made = mpi.COMM_WORLD.Create_group(members)
-        _ranks = Ranks(made)
-        made.Free()
+    check_not_a_copy(process.load_mpi().COMM_WORLD.Get_size(), "MPI")
+    with callers(comm) as communicator:
+        check_alike(communicator, "mpi")
+        _ranks = Ranks(communicator)
     for wanted in process_sets or ():
         add_process_set(wanted)
 
