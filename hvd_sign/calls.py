@@ -13,6 +13,7 @@ from hvd_sign.agreement import KIND, REFUSED
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.errors import DisagreementError
 from hvd_sign.order import Decision, News, make_order
+from hvd_sign.process import check_not_forked
 from hvd_sign.transports.base import Pending, Transport
 
 logger = logging.getLogger("hvd_sign")
@@ -83,8 +84,9 @@ class NamedStream(Stream, ABC):
 
         Raises:
             ValueError: a call of that name is under way on this rank.
-            RuntimeError: the stream is closed.
+            RuntimeError: the stream is closed, or this is a forked child.
         """
+        check_not_forked()
         with self.engine.lock:
             self.check_usable()
             if name is None:
@@ -113,7 +115,9 @@ class NamedStream(Stream, ABC):
 
         Raises:
             TypeError: raised within; so is ValueError.
+            VoteError: this is a forked child.
         """
+        check_not_forked()
         try:
             yield
         except (TypeError, ValueError) as error:

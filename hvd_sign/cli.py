@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hvd_sign import link, measuring, trace
 from hvd_sign._version import __version__
-from hvd_sign.runtime import load_mpi, runtime, shutdown
+from hvd_sign.process import load_mpi
+from hvd_sign.runtime import runtime, shutdown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

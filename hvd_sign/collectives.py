@@ -11,7 +11,8 @@ from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.ballots import HostVoter
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
-from hvd_sign.runtime import communicator_streams, load_mpi
+from hvd_sign.process import load_mpi
+from hvd_sign.runtime import communicator_streams
 from hvd_sign.votes import MajorityVote, make_rule
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def allreduce(
         ValueError: an unknown or contradictory option; or ranks differ in anything, in which
             case all ranks raise the same error. If only some ranks' arguments are refused, the
             others raise a ValueError that names those ranks and tells why.
+        RuntimeError: MPI cannot be used, or sees none of the other ranks.
     """
     mpi = load_mpi()
     communicator = mpi.COMM_WORLD if comm is None else comm

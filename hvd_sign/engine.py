@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from hvd_sign.errors import VoteError
+from hvd_sign.process import check_not_forked
 from hvd_sign.stall import StallCheck
 from hvd_sign.stats import VoteStats, recorder
 from hvd_sign.transports.base import Pending, Transport
@@ -44,8 +45,10 @@ class Handle:
 
         Raises:
             TimeoutError: it has not ended after ``timeout`` seconds.
+            VoteError: this is a forked child.
             Exception: whatever ended the vote early.
         """
+        check_not_forked()
         with recorder.timed("wait_seconds"):
             ended = self._ended.wait(timeout)
         if not ended:
@@ -146,8 +149,10 @@ class Stream:
             patient: however long it takes is no stall.
 
         Raises:
-            VoteError: an earlier vote of this stream failed, or the stream is closed.
+            VoteError: an earlier vote of this stream failed, the stream is closed, or this is a
+                forked child.
         """
+        check_not_forked()
         task = Task(name, steps, finished, patient=patient)
         logger.debug("stream %d: %s asked for", self.number, name)
         with self.engine.lock:

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from hvd_sign import runtime
+from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.alike import TRANSPORT, callers, check_alike, check_variables
 from hvd_sign.errors import NotInitializedError
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.options import choose
 from hvd_sign.runtime import World
 from hvd_sign.session import VoteSession
@@ -18,6 +20,8 @@ from hvd_sign.transports.horovod import HorovodCollectives
 
 HOROVOD = "horovod"
 MPI = "mpi"
+NOT_ON_MPI = -1
+"""The number of a rank that votes over Horovod's collectives."""
 
 
 class Job(Protocol):
@@ -95,25 +99,33 @@ class HorovodJob:
         ``shutdown()``.
 
         Raises:
-            RuntimeError: MPI cannot be used; the message says why and what helps.
+            ValueError: ranks differ in an environment variable that must be the same, or it holds
+                something else.
+            RuntimeError: MPI cannot be used, or Horovod sees none of the other ranks; the message
+                says why and what helps.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         horovod = self._horovod
-        transport = choose(
-            "HVD_SIGN_TRANSPORT",
-            os.environ.get("HVD_SIGN_TRANSPORT", "auto"),
-            ("auto", "mpi", "horovod"),
-        )
+        alive = self._world is not None and self._world.alive
+        transport = os.environ.get(TRANSPORT, "auto")
         gloo = os.environ.get("HOROVOD_CONTROLLER", "").lower() == "gloo"
         on_mpi = transport == "mpi" or (transport == "auto" and not gloo)
         if horovod.is_initialized() and "mpi4py.MPI" not in sys.modules:
             runtime.leave_mpi_to_horovod()
         if on_mpi or not gloo:
             # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
-            runtime.load_mpi()
+            process.load_mpi()
+            if not alive:
+                self._check_alike(kwargs.get("comm", args[0] if args else None))
+        choose(TRANSPORT, transport, ("auto", "mpi", "horovod"))
         horovod.init(*args, **kwargs)
-        if self._world is not None and self._world.alive:
+        if alive:
             return
-        self._world = World(horovod.rank(), self._mpi_ranks() if on_mpi else None)
+        mpi = process.active_mpi()
+        everyone = 1 if mpi is None else mpi.COMM_WORLD.Get_size()
+        check_not_a_copy(max(horovod.size(), everyone), "Horovod")
+        self._world = World(horovod.rank(), self._mpi_ranks(on_mpi=on_mpi))
         self._open_adhoc(horovod.global_process_set)
         for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():
             if isinstance(process_set, horovod.ProcessSet):
@@ -199,14 +211,40 @@ class HorovodJob:
         served = self.world.serve()
         return served.wait(int(self._horovod.join(*args)))
 
-    def _mpi_ranks(self) -> list[int] | None:
+    def _check_alike(self, comm: Any) -> None:
+        """Raises DisagreementError if ranks differ in what they go by; collective over them."""
+        world = process.load_mpi().COMM_WORLD
+        if self._horovod.is_initialized() and self._horovod.size() != world.Get_size():
+            # Somebody else has told Horovod who takes part.
+            comm = self._mpi_ranks(on_mpi=True)
+            if comm is None:
+                return
+        if isinstance(comm, Sequence) and comm and world.Get_rank() not in comm:
+            return  # which Horovod has words for
+        with callers(comm) as communicator:
+            check_alike(communicator, self.runtime)
+
+    def _mpi_ranks(self, *, on_mpi: bool) -> list[int] | None:
+        """The ranks' numbers in MPI_COMM_WORLD; None: votes travel over Horovod's collectives.
+
+        Collective over Horovod's ranks.
+
+        Args:
+            on_mpi: this rank would vote over MPI.
+        """
         if self._horovod.size() == 1:
             return None
-        ranks = self._gather(runtime.load_mpi().COMM_WORLD.Get_rank())
+        ranks = self._gather(process.load_mpi().COMM_WORLD.Get_rank() if on_mpi else NOT_ON_MPI)
+        check_variables(
+            "hvd.init()",
+            [{TRANSPORT: HOROVOD if rank == NOT_ON_MPI else MPI} for rank in ranks],
+        )
+        if not on_mpi:
+            return None
         # Processes that no MPI launcher started are each rank 0 of a world of their own.
         if len(set(ranks)) == len(ranks):
             return list(ranks)
-        if os.environ.get("HVD_SIGN_TRANSPORT") == "mpi":
+        if os.environ.get(TRANSPORT) == "mpi":
             raise RuntimeError(
                 "HVD_SIGN_TRANSPORT=mpi, but the ranks were not started by MPI; use mpirun, "
                 "srun --mpi=pmix or horovodrun --mpi"

@@ -5,7 +5,8 @@ HVD_SIGN_RECORD=FILE.jsonl    one line of JSON for each step of an optimizer.
 HVD_SIGN_DEBUG=1              what each rank asks for, begins and ends, for hunting hangs.
 
 Each rank writes a file of its own: FILE.json on rank 0, FILE.1.json on rank 1. The command
-``hvd-sign timeline`` lays them, and Horovod's own timeline, over one another.
+``hvd-sign timeline`` lays them, and Horovod's own timeline, over one another. Whatever cannot be
+written any more, on a full disk say, is given up with a warning: nobody's training ends by it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,65 @@ import os
 import sys
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
 logger = logging.getLogger("hvd_sign")
+
+
+BUFFERED = 8192
+"""Bytes that are kept back at most, so that a killed program loses little."""
+
+
+class Lines:
+    """A file of lines that is given up, with a warning, once it cannot be written.
+
+    It keeps its own buffer: Python's would fail once more wherever it is flushed, at the exit too,
+    and a forked child would write it a second time.
+
+    Args:
+        variable: that named the file, for messages.
+        path: written anew.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, variable: str, path: Path) -> None:
+        self._variable = variable
+        self._file: FileIO | None = path.open("wb", buffering=0)
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+
+    def add(self, line: str) -> None:
+        """Adds a line, which may stay in the buffer."""
+        with self._lock:
+            if self._file is not None:
+                self._buffer += line.encode() + b"\n"
+                if len(self._buffer) >= BUFFERED:
+                    self._write(self._file)
+
+    def flush(self) -> None:
+        """Writes out what is buffered."""
+        with self._lock:
+            if self._file is not None:
+                self._write(self._file)
+
+    def _write(self, file: FileIO) -> None:
+        try:
+            while self._buffer:
+                del self._buffer[: file.write(self._buffer)]
+        except OSError as error:
+            self._file = None
+            self._buffer.clear()
+            logger.warning(
+                "%s: %s cannot be written (%s): nothing more is written to it, and all else goes "
+                "on",
+                self._variable,
+                file.name,
+                error,
+            )
 
 
 class Timeline:
@@ -29,16 +85,15 @@ class Timeline:
     that was, as in Horovod's timeline.
     """
 
-    def __init__(self, file: TextIO, rank: int) -> None:
-        self._file = file
+    def __init__(self, lines: Lines, rank: int) -> None:
+        self._lines = lines
         self._rank = rank
-        self._lock = threading.Lock()
         self._start = time.monotonic()
         about = {
             "name": f"votes of rank {rank}",
             "start_time_since_epoch_in_micros": round(1e6 * time.time()),
         }
-        file.write("[\n")
+        lines.add("[")
         self._write({"ph": "M", "name": "process_name", "args": about})
 
     def span(self, name: str, stream: int, begin: float, end: float, **args: Any) -> None:
@@ -62,28 +117,43 @@ class Timeline:
         )
 
     def _write(self, event: dict[str, Any]) -> None:
-        line = json.dumps({"pid": self._rank, "cat": "vote", **event})
-        with self._lock:
-            # The format allows a list to end without its bracket, as a killed program leaves it.
-            self._file.write(line + ",\n")
+        # The format allows a list to end without its bracket, as a killed program leaves it.
+        self._lines.add(json.dumps({"pid": self._rank, "cat": "vote", **event}) + ",")
 
     def flush(self) -> None:
         """Writes out what is buffered."""
-        with self._lock:
-            self._file.flush()
+        self._lines.flush()
 
 
 class StepRecord:
     """One line of JSON for each step of an optimizer."""
 
-    def __init__(self, file: TextIO, rank: int) -> None:
-        self._file = file
+    def __init__(self, lines: Lines, rank: int) -> None:
+        self._lines = lines
         self._rank = rank
 
     def step(self, **fields: Any) -> None:
         """Writes a line."""
-        self._file.write(json.dumps({"rank": self._rank, **fields}) + "\n")
-        self._file.flush()
+        self._lines.add(json.dumps({"rank": self._rank, **fields}))
+        self._lines.flush()
+
+
+class DebugLines(logging.StreamHandler[TextIO]):
+    """Debug lines on standard error, until one cannot be written."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(sys.stderr)
+        line = f"[hvd_sign {rank}] %(relativeCreated)d ms: %(message)s"
+        self.setFormatter(logging.Formatter(line))
+        self._level_before = logger.level
+        logger.addHandler(self)
+        logger.setLevel(logging.DEBUG)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Gives up; called while the error is handled."""
+        logger.removeHandler(self)
+        logger.setLevel(self._level_before)
+        logger.warning("HVD_SIGN_DEBUG: no more lines are written (%s)", sys.exc_info()[1])
 
 
 class Observers:
@@ -110,11 +180,7 @@ class Observers:
         if record is not None:
             self.record = StepRecord(record, rank)
         if os.environ.get("HVD_SIGN_DEBUG", "0") == "1":
-            handler = logging.StreamHandler(sys.stderr)
-            line = f"[hvd_sign {rank}] %(relativeCreated)d ms: %(message)s"
-            handler.setFormatter(logging.Formatter(line))
-            logger.addHandler(handler)
-            logger.setLevel(logging.DEBUG)
+            DebugLines(rank)
 
     def flush(self) -> None:
         """Writes out what is buffered."""
@@ -125,7 +191,7 @@ class Observers:
 observers = Observers()
 
 
-def _open(variable: str, rank: int) -> TextIO | None:
+def _open(variable: str, rank: int) -> Lines | None:
     named = os.environ.get(variable)
     if not named:
         return None
@@ -133,6 +199,6 @@ def _open(variable: str, rank: int) -> TextIO | None:
     if rank > 0:
         path = path.with_name(f"{path.stem}.{rank}{path.suffix}")
     try:
-        return path.open("w")
+        return Lines(variable, path)
     except OSError as error:
         raise ValueError(f"{variable}: expected a file that can be written, got {error}") from error

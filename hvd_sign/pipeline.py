@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hvd_sign")
 
+ENGINE = "HVD_SIGN_ENGINE"
+
 CHUNK_BLOCKS = 25_000
 """Blocks of 64 coordinates in a chunk of the pipeline at most: 1.6 million coordinates, 200 KB of
 signs. Where the link was measured, a chunk may be planned to be smaller."""
@@ -55,8 +57,8 @@ def load_engine(mpi: Any) -> Any:
         RuntimeError: it is ``native``, but the engine cannot be used.
     """
     wanted = choose(
-        "HVD_SIGN_ENGINE",
-        os.environ.get("HVD_SIGN_ENGINE", "auto"),
+        ENGINE,
+        os.environ.get(ENGINE, "auto"),
         ("auto", "native", "python"),
     )
     if wanted == "python":

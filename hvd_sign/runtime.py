@@ -7,20 +7,24 @@ does not finalise it under us. If Horovod came first, our streams end before its
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
-import sys
+import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from hvd_sign import link
+from hvd_sign import link, process
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.agreement import REFUSED
+from hvd_sign.alike import check_variables
 from hvd_sign.engine import Engine, Stream
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.observe import observers
-from hvd_sign.pipeline import Pipeline, Place, load_engine, threads
+from hvd_sign.pipeline import ENGINE, Pipeline, Place, load_engine, threads
+from hvd_sign.process import active_mpi, load_mpi, mpi_has_ended
 from hvd_sign.session import ServedSession, VoteSession
 from hvd_sign.transports import (
     HorovodCollectives,
@@ -41,35 +45,6 @@ DRAIN_SECONDS = 30.0
 CLOSED = "hvd_sign was shut down; call init() and build the optimizer anew"
 
 
-def load_mpi() -> Any:
-    """Imports mpi4py's MPI module, which initialises MPI unless somebody has.
-
-    Raises:
-        RuntimeError: mpi4py or MPI cannot be loaded, MPI was finalised, or it was initialised
-            without MPI_THREAD_MULTIPLE.
-    """
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise RuntimeError(
-            f"hvd_sign votes over MPI, but mpi4py cannot load it ({error}); install an MPI and put "
-            "its libraries on the loader's path"
-        ) from error
-    if MPI.Is_finalized():
-        raise RuntimeError(
-            "MPI has been finalised, which cannot be undone; call hvd_sign's init() before "
-            "Horovod's, so that Horovod's shutdown leaves MPI alone"
-        )
-    level = MPI.Query_thread()
-    if level < MPI.THREAD_MULTIPLE:
-        raise RuntimeError(
-            f"hvd_sign needs MPI_THREAD_MULTIPLE ({MPI.THREAD_MULTIPLE}), but MPI was initialised "
-            f"with level {level}; call hvd_sign's init() first, or unset "
-            "HOROVOD_MPI_THREADS_DISABLE"
-        )
-    return MPI
-
-
 _mpi_is_horovods = False
 
 
@@ -77,11 +52,6 @@ def leave_mpi_to_horovod() -> None:
     """Notes that Horovod initialised MPI, and will finalise it whenever any rank exits."""
     global _mpi_is_horovods
     _mpi_is_horovods = True
-
-
-def _finalized() -> bool:
-    mpi = sys.modules.get("mpi4py.MPI")
-    return mpi is not None and bool(mpi.Is_finalized())
 
 
 class Runtime:
@@ -116,19 +86,30 @@ class Runtime:
             return self._made[tuple(members)]
 
     def transport(self, communicator: MPI.Intracomm) -> Transport:
-        """The best transport over a communicator of our own; collective over it."""
+        """The best transport over a communicator of our own; collective over it.
+
+        Raises:
+            DisagreementError: ranks differ in HVD_SIGN_ENGINE, or cannot obey it.
+        """
         if communicator.Get_size() == 1:
             communicator.Free()
             return LocalTransport()
         transport = MpiTransport(communicator)
-        module = load_engine(load_mpi())
+        module: Any = None
+        claim = {ENGINE: os.environ.get(ENGINE, "auto")}
+        try:
+            module = load_engine(load_mpi())
+        except (RuntimeError, ValueError) as error:
+            claim = {REFUSED: str(error)}
         known = link.load_or_warn() if transport.rank == 0 else None
-        everywhere = transport.gather_objects((module is not None, known, Place.own()))
-        transport.link = everywhere[0][1]
-        if all(native for native, _, _ in everywhere):
+        everywhere = transport.gather_objects((claim, module is not None, known, Place.own()))
+        claims, native, links, places = zip(*everywhere, strict=True)
+        check_variables("votes over MPI", claims)
+        transport.link = links[0]
+        if all(native):
             with self._lock:
                 if self._native is None:
-                    crew = threads([place for _, _, place in everywhere], transport.rank)
+                    crew = threads(places, transport.rank)
                     self._native = module, module.Engine(crew)
                     self.engine.nap = self._native[1].nap
             transport.pipeline = Pipeline(*self._native, communicator)
@@ -137,7 +118,7 @@ class Runtime:
         return transport
 
     def _keep(self, stream: Stream) -> Stream:
-        mpi = sys.modules.get("mpi4py.MPI")
+        mpi = active_mpi()
         observers.open(mpi.COMM_WORLD.Get_rank() if mpi else stream.transport.rank)
         with self._lock:
             self._streams.append(stream)
@@ -156,11 +137,17 @@ class Runtime:
         if self._native is not None:
             self._native[1].stop()
         for stream in self._streams:
-            if at_exit and not _mpi_is_horovods and not _finalized():
+            if at_exit and not _mpi_is_horovods and not mpi_has_ended():
                 stream.stalls.say_goodbye()
-            stream.close(CLOSED, release=drained and not at_exit and not _finalized())
+            stream.close(CLOSED, release=drained and not at_exit and not mpi_has_ended())
         self._streams.clear()
         observers.flush()
+
+    def abandon(self) -> None:
+        """Leaves all as it is for good, in a forked child, which has none of the threads."""
+        if self._native is not None:
+            # The engine's end would wait for them.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native[1]))
 
 
 class World:
@@ -239,7 +226,9 @@ class World:
 
         Raises:
             RuntimeError: an optimizer votes over Horovod's collectives, which need every rank.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         for session in self._sessions:
             if isinstance(session.stream.transport, HorovodTransport):
                 raise RuntimeError(
@@ -323,6 +312,9 @@ class _CommunicatorStreams:
         kept: Any = communicator.Get_attr(key)
         if kept is not None and kept[0] is current:
             return kept[1]  # type: ignore[no-any-return]
+        mpi = load_mpi()
+        if communicator != mpi.COMM_SELF:
+            check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
         stream = current.adhoc_stream(current.transport(communicator.Dup()))
         communicator.Set_attr(key, (current, stream))
         return stream
@@ -335,15 +327,20 @@ _lock = threading.Lock()
 
 
 def runtime() -> Runtime:
-    """The process's runtime, made at first use."""
+    """The process's runtime, made at first use.
+
+    Raises:
+        VoteError: this is a forked child.
+    """
     global _runtime
+    process.check_not_forked()
     with _lock:
         if _runtime is None:
+            process.begin()
             _runtime = Runtime()
             # Handlers run last in, first out: registered again, ours precedes Horovod's.
             atexit.unregister(_exit)
             atexit.register(_exit)
-            _abort_on_uncaught_exceptions()
         return _runtime
 
 
@@ -361,28 +358,17 @@ def _exit() -> None:
 
 def _end(*, at_exit: bool = False) -> None:
     global _runtime
+    if process.forked():  # what there is, is the parent's
+        return
     with _lock:
         ended, _runtime = _runtime, None
     if ended is not None:
         ended.close(at_exit=at_exit)
 
 
-def _abort_on_uncaught_exceptions() -> None:
-    """Makes an uncaught exception on one rank end the job.
+def _after_fork() -> None:
+    if _runtime is not None:
+        _runtime.abandon()
 
-    Finalising MPI waits for all ranks, and those would wait for this one's ballot: a hang.
-    """
-    earlier = sys.excepthook
-    if getattr(earlier, "hvd_sign", False):
-        return
 
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        earlier(kind, error, trace)
-        mpi = sys.modules.get("mpi4py.MPI")
-        if mpi is not None and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            mpi.COMM_WORLD.Abort(1)
-
-    hook.hvd_sign = True  # type: ignore[attr-defined]
-    sys.excepthook = hook
+os.register_at_fork(after_in_child=_after_fork)

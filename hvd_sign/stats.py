@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -47,9 +48,14 @@ class _Recorder:
     """Collects from the progress thread and from callers."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._renew_lock()
         self._sums = VoteStats()
         self._thread = threading.local()
+        # The progress thread may hold it at a fork, and is not in the child.
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def add(self, **amounts: int | float) -> None:
         account = getattr(self._thread, "account", None)

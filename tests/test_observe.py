@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import re
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import launch
 import pytest
+
+from hvd_sign import observe
 
 pytestmark = pytest.mark.skipif(
     not (launch.has("torch") and launch.has("horovod")), reason="needs PyTorch and Horovod"
@@ -88,3 +94,82 @@ def test_each_optimizer_has_a_record_of_its_own(program, tmp_path, engine):
 def test_a_file_that_cannot_be_written_is_refused(program):
     with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_TIMELINE: expected a file that can"):
         program("observed", launch.mpirun(2), extra={"HVD_SIGN_TIMELINE": "/nowhere/file.json"})
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_a_full_disk_is_warned_of_once_and_ends_no_training(program, tmp_path, engine):
+    for name in ("timeline.json", "steps.jsonl"):  # rank 0's
+        (tmp_path / name).symlink_to("/dev/full")
+    extra = {
+        "HVD_SIGN_ENGINE": engine,
+        "HVD_SIGN_TIMELINE": str(tmp_path / "timeline.json"),
+        "HVD_SIGN_RECORD": str(tmp_path / "steps.jsonl"),
+    }
+    outcome = program("observed", launch.mpirun(2), extra=extra)
+    for variable in ("HVD_SIGN_TIMELINE", "HVD_SIGN_RECORD"):
+        warnings = re.findall(rf"{variable}: .* cannot be written \(.*\)", outcome.output)
+        assert len(warnings) == 1, outcome.report()
+        assert "No space left on device" in warnings[0]
+    assert "Exception ignored" not in outcome.output, outcome.report()
+    assert len((tmp_path / "steps.1.jsonl").read_text().splitlines()) == 3
+    events = (tmp_path / "timeline.1.json").read_text()
+    assert events.count("exposed wait") == 3
+
+
+def test_what_fits_on_a_disk_stays_and_nothing_follows(tmp_path, caplog, monkeypatch):
+    """A disk that takes part of a line, then none, then has room again."""
+    lines = observe.Lines("HVD_SIGN_RECORD", tmp_path / "steps.jsonl")
+    written = lines._file.write
+    room = iter([4, None])
+
+    def write(content):
+        size = next(room)
+        if size is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(bytes(content)[:size])
+
+    lines.add("whole")
+    monkeypatch.setattr(lines, "_file", SimpleNamespace(write=write, name="steps.jsonl"))
+    for _ in range(3):
+        lines.flush()
+        lines.add("later")
+    lines.flush()
+    assert (tmp_path / "steps.jsonl").read_text() == "whol"
+    assert caplog.text.count("HVD_SIGN_RECORD: steps.jsonl cannot be written") == 1
+
+
+def test_a_file_that_vanishes_ends_nothing(tmp_path, caplog):
+    lines = observe.Lines("HVD_SIGN_RECORD", tmp_path / "steps.jsonl")
+    lines.add("first")
+    lines.flush()
+    (tmp_path / "steps.jsonl").unlink()
+    for _ in range(3):
+        lines.add("x" * observe.BUFFERED)
+        lines.flush()
+    assert caplog.text == ""
+
+
+def test_debug_lines_that_nobody_can_read_end_nothing(tmp_path):
+    code = """
+import logging, numpy, hvd_sign
+told = logging.FileHandler("told.txt")
+logging.getLogger("hvd_sign").addHandler(told)
+for _ in range(3):
+    hvd_sign.allreduce(numpy.ones(3, "float32"))
+print("done")
+"""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=launch.environment({"HVD_SIGN_DEBUG": "1"}),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.stdout == "done\n"
+    told = (tmp_path / "told.txt").read_text()
+    assert told.count("HVD_SIGN_DEBUG: no more lines are written") == 1
+    assert told.count("asked for") == 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from hvd_sign import runtime
+from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.alike import callers, check_alike
 from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
@@ -57,7 +58,7 @@ class Ranks:
     """
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
-        mpi = runtime.load_mpi()
+        mpi = process.load_mpi()
         self._communicator = communicator.Dup()
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
@@ -85,7 +86,9 @@ class Ranks:
         Raises:
             ValueError: it is registered, has a rank that there is not, or ranks differ in it; then
                 on all ranks.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         assert process_set.ranks is not None
         claims = self._communicator.allgather((process_set.ranks, process_set.process_set_id))
         if any(claim != claims[0] for claim in claims):
@@ -117,7 +120,9 @@ class Ranks:
 
         Raises:
             ValueError: it is the one of all ranks.
+            VoteError: this is a forked child.
         """
+        process.check_not_forked()
         number = process_set.process_set_id
         if number == 0:
             raise ValueError("process_set: that of all ranks cannot be removed")
@@ -193,17 +198,6 @@ def sleep_until(request: MPI.Request) -> None:
         time.sleep(NAP)
 
 
-def check_launch(size: int) -> None:
-    """Raises RuntimeError if a launcher started several processes that MPI takes for one each."""
-    for variable in ("HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        started = os.environ.get(variable, "1")
-        if size == 1 and started.isdigit() and int(started) > 1:
-            raise RuntimeError(
-                f"{variable}={started}, but MPI sees this process alone; start the ranks by "
-                "mpirun, srun --mpi=pmix or horovodrun --mpi"
-            )
-
-
 _ranks: Ranks | None = None
 
 
@@ -219,10 +213,14 @@ def init(
         process_sets: registered at once; ``"dynamic"``, as for Horovod: none yet.
 
     Raises:
-        ValueError: ``process_sets`` is something else.
-        RuntimeError: MPI cannot be used; the message says why and what helps.
+        ValueError: ``process_sets`` is something else, or ranks differ in an environment variable
+            that must be the same.
+        RuntimeError: MPI cannot be used, or sees none of the other ranks; the message says why and
+            what helps.
+        VoteError: this is a forked child.
     """
     global _ranks
+    process.check_not_forked()
     if _ranks is not None:
         if _ranks.world.alive:
             return
@@ -233,15 +231,10 @@ def init(
                 f"process_sets: expected some process sets or 'dynamic', got {process_sets!r}"
             )
         process_sets = None
-    mpi = runtime.load_mpi()
-    check_launch(mpi.COMM_WORLD.Get_size())
-    if comm is None or isinstance(comm, mpi.Intracomm):
-        _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
-    else:
-        members = mpi.COMM_WORLD.Get_group().Incl(list(cast("Sequence[int]", comm)))
-        made = mpi.COMM_WORLD.Create_group(members)
-        _ranks = Ranks(made)
-        made.Free()
+    check_not_a_copy(process.load_mpi().COMM_WORLD.Get_size(), "MPI")
+    with callers(comm) as communicator:
+        check_alike(communicator, "mpi")
+        _ranks = Ranks(communicator)
     for wanted in process_sets or ():
         add_process_set(wanted)
 
@@ -250,7 +243,7 @@ def shutdown() -> None:
     """Waits for what is under way and ends it all. Collective over all ranks."""
     global _ranks
     ended, _ranks = _ranks, None
-    if ended is not None:
+    if ended is not None and not process.forked():
         runtime.shutdown()
         ended.close()
 

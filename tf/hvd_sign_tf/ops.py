@@ -12,6 +12,7 @@ from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
 from hvd_sign.ballots import HostVoter
 from hvd_sign.collectives import check_dtype
+from hvd_sign.process import check_not_forked
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_tf import bridge
 from hvd_sign_tf.sign_compression import Compression
@@ -106,6 +107,7 @@ def allreduce(
     """
     op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
+        check_not_forked()
         refuse_vote_options(vote)
         result: tf.Tensor = plain.allreduce(
             tensor,
@@ -144,6 +146,7 @@ def grouped_allreduce(
     """Horovod's ``grouped_allreduce``, or one vote on several tensors: see ``allreduce``."""
     op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
+        check_not_forked()
         refuse_vote_options(vote)
         return list(
             plain.grouped_allreduce(

@@ -19,6 +19,7 @@ import torch
 from horovod.torch import functions, mpi_ops
 
 from hvd_sign.jobs import HorovodJob
+from hvd_sign.process import check_not_forked
 from hvd_sign_torch import worlds
 
 job = cast(HorovodJob, worlds.job)
@@ -27,13 +28,14 @@ _counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
 
 
 def _named(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, whose unnamed calls are numbered per kind and process set."""
+    """``function``, whose unnamed calls are numbered per kind and process set; not in a child."""
     # In place or not, at once or not: Horovod matches them all.
     kind = function.__name__.removesuffix("_").removesuffix("_async")
     signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        check_not_forked()
         if not job.votes_over_horovod:
             return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
