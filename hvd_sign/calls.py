@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,10 +25,12 @@ class Call(ABC):
 
     Attributes:
         kind: such as ``"allreduce"``.
+        patient: however long other ranks take is no stall.
         task: made by the stream.
     """
 
     kind: str
+    patient = False
     task: Task
 
     @abstractmethod
@@ -44,14 +47,38 @@ class Call(ABC):
         """
 
 
-class Opening(Call):
-    """Waits until all ranks are ready to open what they will use together, or one is refused."""
+GRADIENTS = "exchange of gradients"
+"""The name of the opening of what an optimizer or a tape exchanges gradients by."""
 
-    kind = "gradients"
+VOTED, REDUCED = "vote", "allreduce"
+"""The methods of such an exchange."""
+
+PROCESS_SETS = "process sets"
+"""The name of the opening of a change to the process sets."""
+
+ADDED, REMOVED = "one more", "one less"
+"""Such changes."""
+
+
+class Opening(Call):
+    """Waits until all ranks have come to open something that they will use together.
+
+    What is collective without hearing goodbyes, such as making communicators, begins with one.
+
+    Args:
+        claim: what has to be the same on all ranks.
+        patient: however long other ranks take is no stall.
+    """
+
+    kind = "opening"
+
+    def __init__(self, claim: dict[str, Any], *, patient: bool = False) -> None:
+        self._claim = claim
+        self.patient = patient
 
     def claim(self) -> dict[str, Any]:
-        """Nothing: what is opened compares the rest."""
-        return {}
+        """As given."""
+        return self._claim
 
     def steps(self, name: str, transport: Transport) -> Iterator[Pending]:
         """The agreement was all."""
@@ -67,6 +94,7 @@ class NamedStream(Stream, ABC):
         self._left = False
         self._owes = False
         self._unnamed: Counter[str] = Counter()
+        self._opening = threading.Lock()
         self._order = make_order(transport, self._tally)
         super().__init__(engine, transport, number)
         self.in_order = self._order.in_order
@@ -96,12 +124,26 @@ class NamedStream(Stream, ABC):
                     f"name: a call named {name!r} is already under way on rank "
                     f"{self.transport.rank}; wait for it or give this one another name"
                 )
-            call.task = Task(name, self._run(name, call), finished)
+            call.task = Task(name, self._run(name, call), finished, patient=call.patient)
             self._asked[name] = call
             self._tell(name, {KIND: call.kind, **call.claim()})
         logger.debug("stream %d: %s asked for", self.number, name)
         self.engine.wake()
         return call.task.handle
+
+    def open(self, name: str, **claim: Any) -> None:
+        """Waits until all ranks have come to open something together. Blocks.
+
+        Args:
+            name: of what is opened.
+            claim: what has to be the same on all ranks.
+
+        Raises:
+            DisagreementError: on all ranks alike: they differ in it, or one of them was refused.
+            RankLostError: a rank has left.
+        """
+        with self._opening:  # one of a name at a time, whatever threads there are
+            self.ask(Opening(claim), name).wait()
 
     @contextmanager
     def refusing(self, kind: str, name: str | None) -> Iterator[None]:
@@ -176,8 +218,11 @@ class NamedStream(Stream, ABC):
                     self._start(decision)
                     moved = True
                 self._owes = self._order.owes()
+                places = {task: place for place, task in enumerate(self._queue, self._ended)}
+                undecided = self._ended + len(places)
                 for name, call in list(self._asked.items()):
-                    self.stalls.look(name, call.task.asked)
+                    place = places.get(call.task, undecided)
+                    self.stalls.look(name, call.task.asked, place, patient=call.patient)
         except BaseException as failure:  # told to those who wait; the thread must live on
             self.fail(failure)
             return True

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from hvd_sign import parting
 from hvd_sign.errors import VoteError
 from hvd_sign.process import check_not_forked
 from hvd_sign.stall import StallCheck
@@ -127,6 +128,7 @@ class Stream:
         self.transport = transport
         self.number = number
         self._queue: deque[Task] = deque()
+        self._ended = 0
         self._broken: BaseException | None = None
         self.stalls = StallCheck(transport)
         self.spent = VoteStats()
@@ -174,7 +176,7 @@ class Stream:
         """Moves votes forward; returns whether anything happened."""
         moved = False
         waiting = False
-        for task in list(self._queue):
+        for place, task in enumerate(list(self._queue), self._ended):
             if waiting and self.in_order and (task.begun or not self.starts_ahead):
                 continue
             try:
@@ -183,12 +185,13 @@ class Stream:
                 if ended:
                     moved = True
                 else:
-                    self.stalls.look(task.name, task.asked, patient=task.patient)
+                    self.stalls.look(task.name, task.asked, place, patient=task.patient)
             except BaseException as error:  # told to those who wait; the thread must live on
                 self.fail(error)
                 return True
             if task.handle.done():
                 self._queue.remove(task)
+                self._ended += 1
                 self.stalls.forget(task.name)
                 logger.debug("stream %d: %s ended", self.number, task.name)
             else:
@@ -205,18 +208,30 @@ class Stream:
         for task in failed:
             task.handle.finish(error)
 
+    def say_goodbye(self, *, program: bool) -> None:
+        """Tells the other ranks that this one will come to no vote any more.
+
+        Args:
+            program: its program ends; else it has called ``shutdown()``.
+        """
+        self.stalls.say_goodbye(self._ended, program=program)
+
     def close(self, reason: str, *, release: bool) -> None:
         """Ends the stream.
 
         Args:
             reason: told to whoever uses it later.
-            release: give the transport back, unless a failure left something under way.
+            release: give the transport back, unless a failure left something under way; if this
+                rank said goodbye, once all others have.
         """
         release = release and self._broken is None
         self.closed = True
         self.fail(VoteError(reason))
         self.engine.detach(self)
-        self.transport.close(release=release)
+        if release and self.stalls.said_goodbye:
+            parting.begin(self.stalls, self.transport)
+        else:
+            self.transport.close(release=release)
 
 
 class _Source(Protocol):

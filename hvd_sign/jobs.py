@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.alike import TRANSPORT, callers, check_alike, check_variables
+from hvd_sign.calls import ADDED, PROCESS_SETS, REMOVED
 from hvd_sign.errors import NotInitializedError
 from hvd_sign.launch import check_not_a_copy
 from hvd_sign.options import choose
@@ -182,14 +183,24 @@ class HorovodJob:
         return self.world.session(self.members(process_set), collectives, *args, **kwargs)
 
     def add_process_set(self, process_set: Any) -> Any:
-        """Horovod's ``add_process_set``, ready for votes. Collective over all ranks."""
+        """Horovod's ``add_process_set``, ready for votes. Collective over all ranks.
+
+        Raises:
+            RankLostError: a rank has left.
+        """
+        self._meet(change=ADDED)
         added = self._horovod.add_process_set(process_set)
         if self._world is not None:
             self._open_adhoc(added)
         return added
 
     def remove_process_set(self, process_set: Any) -> bool:
-        """Horovod's ``remove_process_set``. Collective over all ranks."""
+        """Horovod's ``remove_process_set``. Collective over all ranks.
+
+        Raises:
+            RankLostError: a rank has left.
+        """
+        self._meet(change=REMOVED)
         ranks = process_set.ranks
         removed = bool(self._horovod.remove_process_set(process_set))
         if removed and self._world is not None and ranks is not None:
@@ -209,7 +220,7 @@ class HorovodJob:
             The rank that joined last.
         """
         served = self.world.serve()
-        return served.wait(int(self._horovod.join(*args)))
+        return served.wait(lambda: int(self._horovod.join(*args)))
 
     def _check_alike(self, comm: Any) -> None:
         """Raises DisagreementError if ranks differ in what they go by; collective over them."""
@@ -250,6 +261,11 @@ class HorovodJob:
                 "srun --mpi=pmix or horovodrun --mpi"
             )
         return None
+
+    def _meet(self, **claim: Any) -> None:
+        """Waits, where anybody votes, until all ranks have come to change the process sets."""
+        if self._world is not None and self._world.alive:
+            self.adhoc(self._horovod.global_process_set).open(PROCESS_SETS, **claim)
 
     def _open_adhoc(self, process_set: Any) -> None:
         # Now, since all ranks are here: at first use ranks might come in different orders.

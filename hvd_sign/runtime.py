@@ -11,16 +11,18 @@ import ctypes
 import logging
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from hvd_sign import link, process
+from hvd_sign import link, parting, process
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.agreement import REFUSED
 from hvd_sign.alike import check_variables
-from hvd_sign.engine import Engine, Stream
+from hvd_sign.calls import GRADIENTS, VOTED
+from hvd_sign.engine import LONGEST_NAP, Engine, Stream
 from hvd_sign.launch import check_not_a_copy
 from hvd_sign.observe import observers
 from hvd_sign.pipeline import ENGINE, Pipeline, Place, load_engine, threads
@@ -41,6 +43,9 @@ logger = logging.getLogger("hvd_sign")
 
 DRAIN_SECONDS = 30.0
 """How long a shutdown waits for votes that are under way."""
+
+GOODBYE_SECONDS = 1.0
+"""How long it waits for its last words to be on their way; on a sound network they are at once."""
 
 CLOSED = "hvd_sign was shut down; call init() and build the optimizer anew"
 
@@ -128,7 +133,7 @@ class Runtime:
         """Waits for the votes under way, then ends all streams and the progress thread.
 
         Args:
-            at_exit: the program ends, on this rank at least: others are told.
+            at_exit: the program ends, on this rank at least.
         """
         drained = self.engine.drain(DRAIN_SECONDS)
         if not drained:
@@ -136,11 +141,14 @@ class Runtime:
         self.engine.stop()
         if self._native is not None:
             self._native[1].stop()
+        alive = not mpi_has_ended()
+        if alive and not _mpi_is_horovods:
+            self._say_goodbye(program=at_exit)
         for stream in self._streams:
-            if at_exit and not _mpi_is_horovods and not mpi_has_ended():
-                stream.stalls.say_goodbye()
-            stream.close(CLOSED, release=drained and not at_exit and not mpi_has_ended())
+            stream.close(CLOSED, release=drained and not at_exit and alive)
         self._streams.clear()
+        if alive:
+            parting.release()
         observers.flush()
 
     def abandon(self) -> None:
@@ -148,6 +156,16 @@ class Runtime:
         if self._native is not None:
             # The engine's end would wait for them.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._native[1]))
+
+    def _say_goodbye(self, *, program: bool) -> None:
+        for stream in self._streams:
+            stream.say_goodbye(program=program)
+        # Whoever leaves may not come to MPI again for long.
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        while not all(stream.stalls.sent() for stream in self._streams):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(LONGEST_NAP)
 
 
 class World:
@@ -216,7 +234,13 @@ class World:
         *args: Any,
         **kwargs: Any,
     ) -> VoteSession:
-        """A new ``VoteSession`` on a stream of its own; collective over ``ranks``."""
+        """A new ``VoteSession`` on a stream of its own; collective over ``ranks``.
+
+        Raises:
+            DisagreementError: on all ranks alike: one of them was refused, or votes on nothing.
+            RankLostError: a rank has left.
+        """
+        self.adhoc(ranks, collectives).open(GRADIENTS, method=VOTED)
         session = VoteSession(self.stream(ranks, collectives), *args, **kwargs)
         self._sessions.append(session)
         return session
@@ -269,24 +293,29 @@ class Served:
         for stream in adhoc:
             stream.leave()
 
-    def wait(self, last: int) -> int:
+    def wait(self, last_to_come: Callable[[], int]) -> int:
         """Blocks until all ranks have joined.
 
         Args:
-            last: the rank that joined last by Horovod's count, which ranks that serve votes may
-                have reached later than they began to serve.
+            last_to_come: waits for all ranks; the rank that joined last by its count, which ranks
+                that serve votes may have reached later than they began to serve.
 
         Returns:
-            A rank that took the most steps: ``last`` if it is one.
+            A rank that took the most steps: the one that came last if it is one.
         """
+        try:
+            return self._wait(last_to_come())
+        finally:
+            for stream in self._adhoc:
+                stream.come_back()
+
+    def _wait(self, last: int) -> int:
         for session in self._sessions:
             session.wait()
             steps = session.steps_of_all()
             # Sessions among fewer ranks number them otherwise.
             if len(steps) == self._size and steps[last] < max(steps):
                 last = steps.index(max(steps))
-        for stream in self._adhoc:
-            stream.come_back()
         return last
 
 
@@ -337,6 +366,8 @@ def runtime() -> Runtime:
     with _lock:
         if _runtime is None:
             process.begin()
+            if not mpi_has_ended():
+                parting.release()
             _runtime = Runtime()
             # Handlers run last in, first out: registered again, ours precedes Horovod's.
             atexit.unregister(_exit)

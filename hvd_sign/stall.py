@@ -2,13 +2,16 @@
 
 Horovod's settings hold here too: HOROVOD_STALL_CHECK_TIME_SECONDS (60) between warnings,
 HOROVOD_STALL_SHUTDOWN_TIME_SECONDS (0: never) before an error, HOROVOD_STALL_CHECK_DISABLE=1.
+Whatever they are, a rank that leaves says goodbye, and whoever waits for it hears that.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
+from typing import NamedTuple
 
 from hvd_sign.agreement import ranks_text
 from hvd_sign.errors import RankLostError, StallError
@@ -20,11 +23,34 @@ logger = logging.getLogger("hvd_sign")
 GRACE = 1.0
 """Seconds that other ranks have to tell that they wait too, before the missing ones are named."""
 
-LAST_WORDS = 5.0
-"""Seconds in which what a rank sent before its end has surely come."""
-
 NOTICES = 2
 """The tag of such messages."""
+
+
+class Wait(NamedTuple):
+    """Tells that a voter has waited for long.
+
+    Attributes:
+        voter: its number.
+        name: of the vote.
+    """
+
+    voter: int
+    name: str
+
+
+class Goodbye(NamedTuple):
+    """Tells that a voter will come to no vote any more.
+
+    Attributes:
+        voter: its number.
+        ended: how many votes of the stream it took part in.
+        program: its program has ended; else it has called ``shutdown()``.
+    """
+
+    voter: int
+    ended: int
+    program: bool
 
 
 class StallCheck:
@@ -32,36 +58,40 @@ class StallCheck:
 
     A rank that has waited too long tells all others, once; those from which no such word comes are
     the ones that have not called the vote.
+
+    Attributes:
+        said_goodbye: this rank has left.
     """
+
+    said_goodbye = False
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._warn_after = _seconds("HOROVOD_STALL_CHECK_TIME_SECONDS", 60.0)
         self._fail_after = _seconds("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", 0.0)
+        if os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") == "1" or self._warn_after <= 0:
+            self._warn_after = math.inf
         # Over Horovod's collectives, Horovod itself watches.
-        watched = isinstance(transport, MpiTransport) and (
-            os.environ.get("HOROVOD_STALL_CHECK_DISABLE", "0") != "1" and self._warn_after > 0
-        )
         self._mailbox: Mailbox | None = None
-        if watched:
-            assert isinstance(transport, MpiTransport)
+        if isinstance(transport, MpiTransport):
             self._mailbox = transport.mailbox(NOTICES)
         self._told: dict[str, float] = {}
         self._waiting: dict[str, set[int]] = {}
-        self._ended: dict[int, float] = {}
+        self._left: dict[int, Goodbye] = {}
         self._listened = 0.0
 
-    def look(self, name: str, begun: float, *, patient: bool = False) -> None:
+    def look(self, name: str, begun: float, place: int, *, patient: bool = False) -> None:
         """Warns if the vote called ``name`` has waited for long since ``begun``.
 
         Args:
             name: the same on all ranks.
             begun: ``time.monotonic()`` when the vote was asked for.
+            place: how many of the stream's votes come before it.
             patient: this rank does not mind; it only tells others that it is there.
 
         Raises:
             StallError: it has waited for the shutdown time.
-            RankLostError: a rank's program has ended.
+            RankLostError: a rank has left before it took part.
         """
         if self._mailbox is None:
             return
@@ -69,15 +99,14 @@ class StallCheck:
         age = now - begun
         if age < GRACE or (age < self._warn_after and now < self._listened + GRACE):
             return
-        self._listen(now)
-        self._check_ends(name, now)
+        self._listened = now
+        self._listen()
+        self._check_left(name, place)
         if age < self._warn_after:
             return
         if name not in self._told:
             self._told[name] = age + GRACE
-            for rank in range(self._transport.size):
-                if rank != self._transport.rank:
-                    self._mailbox.send((self._transport.rank, name), rank)
+            self._tell(Wait(self._transport.rank, name))
         if patient or age < self._told[name]:
             return
         self._told[name] = age + self._warn_after
@@ -90,29 +119,55 @@ class StallCheck:
             raise StallError(sentence)
         logger.warning(sentence)
 
-    def say_goodbye(self) -> None:
-        """Tells all others that this rank's program ends: it will come to no vote any more."""
+    def say_goodbye(self, ended: int, *, program: bool) -> None:
+        """Tells all others that this rank will come to no vote any more.
+
+        Args:
+            ended: how many votes of the stream it took part in.
+            program: its program ends; else it has called ``shutdown()``.
+        """
         if self._mailbox is not None:
-            for rank in range(self._transport.size):
-                if rank != self._transport.rank:
-                    self._mailbox.send((self._transport.rank, None), rank)
+            self._tell(Goodbye(self._transport.rank, ended, program))
+            self.said_goodbye = True
 
-    def _listen(self, now: float) -> None:
+    def sent(self) -> bool:
+        """Whether all that was told is on its way."""
+        return self._mailbox is None or self._mailbox.sent()
+
+    def all_left(self) -> bool:
+        """Whether every other rank has said goodbye, which is the last that it says."""
+        if self._mailbox is not None:
+            self._listen()
+        return len(self._left) == self._transport.size - 1
+
+    def _tell(self, notice: Wait | Goodbye) -> None:
         assert self._mailbox is not None
-        self._listened = now
-        for rank, name in self._mailbox.receive():
-            if name is None:
-                self._ended[rank] = now
-            else:
-                self._waiting.setdefault(name, set()).add(rank)
+        for rank in range(self._transport.size):
+            if rank != self._transport.rank:
+                self._mailbox.send(notice, rank)
 
-    def _check_ends(self, name: str, now: float) -> None:
-        # A rank may end while the last of what it sent is still on its way.
-        gone = sorted(rank for rank, at in self._ended.items() if now - at > LAST_WORDS)
-        if gone:
-            raise RankLostError(
-                f"vote {name!r} cannot be held: the program of {ranks_text(gone)} has ended"
-            )
+    def _listen(self) -> None:
+        assert self._mailbox is not None
+        for notice in self._mailbox.receive():
+            if isinstance(notice, Goodbye):
+                self._left[notice.voter] = notice
+            else:
+                self._waiting.setdefault(notice.name, set()).add(notice.voter)
+
+    def _check_left(self, name: str, place: int) -> None:
+        # What a rank took part in before it left may still be on its way.
+        missed = [
+            self._left[rank] for rank in sorted(self._left) if self._left[rank].ended <= place
+        ]
+        ended = [goodbye.voter for goodbye in missed if goodbye.program]
+        shut_down = [goodbye.voter for goodbye in missed if not goodbye.program]
+        reasons = []
+        if ended:
+            reasons.append(f"the program of {ranks_text(ended)} has ended")
+        if shut_down:
+            reasons.append(f"{ranks_text(shut_down)} called shutdown()")
+        if reasons:
+            raise RankLostError(f"vote {name!r} cannot be held: {', and '.join(reasons)}")
 
     def forget(self, name: str) -> None:
         """The vote has ended."""

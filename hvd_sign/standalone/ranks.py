@@ -11,8 +11,9 @@ import numpy as np
 from hvd_sign import process, runtime
 from hvd_sign.adhoc import AdHocStream
 from hvd_sign.alike import callers, check_alike
+from hvd_sign.calls import ADDED, PROCESS_SETS, REMOVED, Opening
 from hvd_sign.engine import Handle
-from hvd_sign.errors import NotInitializedError
+from hvd_sign.errors import NotInitializedError, VoteError
 from hvd_sign.launch import check_not_a_copy
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 
+JOIN = "join()"
+"""The name of the call by which ranks that have joined hear of those that leave."""
 JOINED = 1
 """The tag of what tells that a rank has joined."""
 Kind = TypeVar("Kind", bound=Collective)
@@ -78,7 +81,7 @@ class Ranks:
         self._communicators: dict[int, MPI.Intracomm] = {}
         self._numbers = 0
         global_process_set.ranks = list(range(self.size))
-        self.add(global_process_set)
+        self._register(global_process_set)
 
     def add(self, process_set: ProcessSet) -> ProcessSet:
         """Registers a process set; collective over all ranks.
@@ -86,14 +89,17 @@ class Ranks:
         Raises:
             ValueError: it is registered, has a rank that there is not, or ranks differ in it; then
                 on all ranks.
+            RankLostError: a rank has left.
             VoteError: this is a forked child.
         """
         process.check_not_forked()
+        self.stream(global_process_set).open(
+            PROCESS_SETS, change=ADDED, ranks=process_set.ranks, number=process_set.process_set_id
+        )
+        return self._register(process_set)
+
+    def _register(self, process_set: ProcessSet) -> ProcessSet:
         assert process_set.ranks is not None
-        claims = self._communicator.allgather((process_set.ranks, process_set.process_set_id))
-        if any(claim != claims[0] for claim in claims):
-            said = "; ".join(f"{claim[0]} on rank {rank}" for rank, claim in enumerate(claims))
-            raise ValueError(f"process_set: ranks differ in it: {said}")
         if process_set.process_set_id is not None:
             raise ValueError(f"process_set: {process_set} is registered already")
         if max(process_set.ranks) >= self.size:
@@ -119,10 +125,14 @@ class Ranks:
         """Takes a process set back; collective over all ranks. False: it is not registered.
 
         Raises:
-            ValueError: it is the one of all ranks.
+            ValueError: it is the one of all ranks, or ranks differ in it; then on all ranks.
+            RankLostError: a rank has left.
             VoteError: this is a forked child.
         """
         process.check_not_forked()
+        self.stream(global_process_set).open(
+            PROCESS_SETS, change=REMOVED, ranks=process_set.ranks, number=process_set.process_set_id
+        )
         number = process_set.process_set_id
         if number == 0:
             raise ValueError("process_set: that of all ranks cannot be removed")
@@ -163,21 +173,25 @@ class Ranks:
         assert process_set.ranks is not None
         return process_set.ranks
 
-    def last_to_come(self) -> int:
-        """The rank that calls this last; collective over all ranks, which sleep until then."""
+    def last_to_come(self, met: Handle) -> int:
+        """The rank that calls this last; collective over all ranks, which sleep until then.
+
+        Args:
+            met: ends when all have come, or with an error when one cannot.
+        """
         arrivals = np.zeros(1, np.int64)
         last = np.zeros(1, np.int64)
         if self.rank == 0:
             # Whoever rank 0 waits for came after it.
             for _ in range(self.size - 1):
                 waited = not self._arrived()
-                sleep_until(self._communicator.Irecv(arrivals, tag=JOINED))
+                sleep_until(self._communicator.Irecv(arrivals, tag=JOINED), met)
                 if waited:
                     last[:] = arrivals
         else:
             arrivals[:] = self.rank
-            sleep_until(self._communicator.Isend(arrivals, 0, tag=JOINED))
-        sleep_until(self._communicator.Ibcast(last, 0))
+            sleep_until(self._communicator.Isend(arrivals, 0, tag=JOINED), met)
+        sleep_until(self._communicator.Ibcast(last, 0), met)
         return int(last[0])
 
     def _arrived(self) -> bool:
@@ -192,10 +206,25 @@ class Ranks:
             communicator.Free()
 
 
-def sleep_until(request: MPI.Request) -> None:
-    """Waits for a communication without keeping the processor busy."""
-    while not request.Test():
-        time.sleep(NAP)
+def sleep_until(request: MPI.Request, met: Handle) -> None:
+    """Waits for a communication without keeping the processor busy.
+
+    Args:
+        request: of it.
+        met: ends well before it does, or with an error that is raised.
+    """
+    try:
+        while not request.Test():
+            if met.done():
+                met.wait()
+            time.sleep(NAP)
+    except VoteError:
+        _given_up.append(request)  # MPI may yet write to its buffer
+        raise
+
+
+_given_up: list[MPI.Request] = []
+"""What nobody waits for any more."""
 
 
 _ranks: Ranks | None = None
@@ -345,7 +374,13 @@ def join() -> int:
 
     Returns:
         The rank that joined last.
+
+    Raises:
+        RankLostError: a rank has left.
     """
     here = ranks()
+    met = here.stream(global_process_set).ask(Opening({}, patient=True), JOIN)
     served = here.world.serve()
-    return served.wait(here.last_to_come())
+    last = served.wait(lambda: here.last_to_come(met))
+    met.wait()
+    return last

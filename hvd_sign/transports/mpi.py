@@ -126,12 +126,17 @@ class Mailbox:
 
     def send(self, message: Any, voter: int) -> None:
         """Starts sending ``message`` to ``voter``."""
-        self._sending = [request for request in self._sending if not request.Test()]
+        self.sent()  # lets go of earlier ones
         self._sending.append(self._communicator.isend(message, voter, self._tag))
+
+    def sent(self) -> bool:
+        """Whether all messages are on their way."""
+        self._sending = [request for request in self._sending if not request.Test()]
+        return not self._sending
 
     def receive(self) -> list[Any]:
         """All messages that have come since the last call."""
-        self._sending = [request for request in self._sending if not request.Test()]
+        self.sent()  # makes progress
         messages = []
         while (found := self._communicator.improbe(tag=self._tag)) is not None:
             messages.append(found.recv())

@@ -197,7 +197,7 @@ def test_process_sets(world):
         hvd.add_process_set([1])
     with pytest.raises(ValueError, match="cannot be removed"):
         hvd.remove_process_set(global_process_set)
-    with pytest.raises(ValueError, match=r"ranks differ in it: \[0\] on rank 0; \[1\] on rank 1"):
+    with pytest.raises(ValueError, match=r"ranks differs .*: \[0\] on rank 0; \[1\] on rank"):
         hvd.add_process_set([min(world.rank, 1)])
     for process_set in (odd, again):
         assert hvd.remove_process_set(process_set)

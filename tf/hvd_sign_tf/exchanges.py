@@ -11,7 +11,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.buckets import TensorSpec, check_bucket_bytes, group_positions
-from hvd_sign.calls import Opening
+from hvd_sign.calls import GRADIENTS, REDUCED, Opening
 from hvd_sign.collectives import check_dtype
 from hvd_sign.session import VoteSession
 from hvd_sign.votes import make_rule
@@ -129,19 +129,21 @@ class Exchanges:
 
     def _make(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
         wish = self.wish
-        if wish.options is None:
-            specs = make_specs(self._dense(gradients, variables), variables)
-            present = [spec for spec in specs if gradients[spec.ordinal] is not None]
-            return GradientSums(present, wish.passes, plain.gradient_reduction(wish))
         stream = job.adhoc(wish.process_set)
-        # Whoever is refused tells the others, who would wait for it in the session's opening.
-        with stream.refusing(Opening.kind, None):
+        # Whoever is refused tells the others, who would wait for it in the opening.
+        with stream.refusing(Opening.kind, GRADIENTS):
             specs = make_specs(self._dense(gradients, variables), variables)
-            for spec in specs:
-                check_dtype(f"variable {spec.name!r}", spec.dtype)
-            check_bucket_bytes(wish.bucket_bytes)
-            groups = group_positions(wish.groups, variables, VARIABLES, "tf.Variable")
-        stream.ask(Opening(), None).wait()
+            if wish.options is None:
+                reduction = plain.gradient_reduction(wish)
+            else:
+                for spec in specs:
+                    check_dtype(f"variable {spec.name!r}", spec.dtype)
+                check_bucket_bytes(wish.bucket_bytes)
+                groups = group_positions(wish.groups, variables, VARIABLES, "tf.Variable")
+        if wish.options is None:
+            stream.open(GRADIENTS, method=REDUCED)
+            present = [spec for spec in specs if gradients[spec.ordinal] is not None]
+            return GradientSums(present, wish.passes, reduction)
         session = job.session(
             wish.process_set,
             specs,

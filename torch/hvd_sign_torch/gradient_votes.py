@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,9 +23,17 @@ class GradientVotes(GradientHooks):
         names: each parameter's.
         passes: backward passes before a gradient is complete.
         sparse_as_dense: vote on sparse gradients as dense ones.
-        open_session: makes the session from the parameters that require gradients, in order.
         grad_scaler: whose scale the gradients carry, and the verdicts then carry too.
+
+    Attributes:
+        parameters: those that require gradients, in order.
+        specs: theirs.
+
+    Raises:
+        TypeError: a parameter that cannot be voted on.
     """
+
+    _session: VoteSession
 
     def __init__(
         self,
@@ -34,20 +41,23 @@ class GradientVotes(GradientHooks):
         names: dict[torch.Tensor, str],
         passes: int,
         sparse_as_dense: bool,
-        open_session: Callable[[list[torch.Tensor], list[TensorSpec]], VoteSession],
         grad_scaler: Any = None,
     ) -> None:
         super().__init__(optimizer, names, passes)
         self.grad_scaler = grad_scaler
         self._sparse_as_dense = sparse_as_dense
-        specs = []
+        self.parameters = self._parameters
+        self.specs = []
         for ordinal, p in enumerate(self._parameters):
             check_dtype(f"parameter {names[p]!r}", dtype_name(p))
-            specs.append(TensorSpec(names[p], tuple(p.shape), dtype_name(p), ordinal))
-        self._session = open_session(self._parameters, specs)
+            self.specs.append(TensorSpec(names[p], tuple(p.shape), dtype_name(p), ordinal))
         self._sparse: dict[int, torch.Tensor] = {}
-        self._session.on_reset(self._restore)
         self._scale: float | None = None
+
+    def begin(self, session: VoteSession) -> None:
+        """Votes in a session of ``specs`` from now on."""
+        self._session = session
+        session.on_reset(self._restore)
         self.hook()
 
     def finish(self) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from hvd_sign.asking import let_scaler_skip, op_of, refuse_vote_options, vote_options
-from hvd_sign.buckets import TensorSpec, group_positions
+from hvd_sign.buckets import check_bucket_bytes, group_positions
+from hvd_sign.calls import GRADIENTS, Opening
 from hvd_sign.options import positive_factor
-from hvd_sign.session import BUCKET_BYTES, VoteSession
+from hvd_sign.session import BUCKET_BYTES
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_votes import GradientVotes
@@ -92,28 +94,33 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             sparse_as_dense=sparse_as_dense,
             process_set=process_set,
         )
-    if grad_scaler is not None:
-        let_scaler_skip(vote, "a grad_scaler")
-    options = vote_options(vote)
-    positive_factor("gradient_predivide_factor", gradient_predivide_factor)
-    if backward_passes_per_step <= 0:
-        raise ValueError("backward_passes_per_step must be > 0")
-    voting = wrapped(VotingOptimizer, optimizer)
-    names = parameter_names(optimizer, named_parameters)
+    included = job.rank() in job.members(process_set)
+    bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
     groups = groups if groups is not None else (num_groups or None)
-
-    def open_session(parameters: list[torch.Tensor], specs: list[TensorSpec]) -> VoteSession:
-        return job.session(
-            process_set,
-            specs,
-            make_rule(op),
-            options,
-            bucket_bytes=BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
-            groups=group_positions(groups, parameters, torch.Tensor, "torch.Tensor"),
+    # Whoever is refused tells the others, who would wait for it in the opening.
+    with job.adhoc(process_set).refusing(Opening.kind, GRADIENTS) if included else nullcontext():
+        if grad_scaler is not None:
+            let_scaler_skip(vote, "a grad_scaler")
+        options = vote_options(vote)
+        check_bucket_bytes(bucket_bytes)
+        positive_factor("gradient_predivide_factor", gradient_predivide_factor)
+        if backward_passes_per_step <= 0:
+            raise ValueError("backward_passes_per_step must be > 0")
+        voting = wrapped(VotingOptimizer, optimizer)
+        names = parameter_names(optimizer, named_parameters)
+        votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
+        positions = group_positions(groups, votes.parameters, torch.Tensor, "torch.Tensor")
+        rule = make_rule(op)
+    if included:
+        votes.begin(
+            job.session(
+                process_set,
+                votes.specs,
+                rule,
+                options,
+                bucket_bytes=bucket_bytes,
+                groups=positions,
+            )
         )
-
-    if job.rank() in job.members(process_set):
-        voting._gradients = GradientVotes(
-            voting, names, backward_passes_per_step, sparse_as_dense, open_session, grad_scaler
-        )
+        voting._gradients = votes
     return voting

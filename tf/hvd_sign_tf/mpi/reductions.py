@@ -264,10 +264,9 @@ def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
     members = tuple(wish.process_set.ranks)
     name = f"gradients.{_reductions[members]}"
     _reductions[members] += 1
-    with refusing(AllReduce, name, wish.process_set):
-        op = check_op(wish.op)
-        if wish.predivide != 1.0 and op is not ReduceOp.Average:
-            raise ValueError(f"gradient_predivide_factor: only Average has one, got op={op.name}")
+    op = check_op(wish.op)
+    if wish.predivide != 1.0 and op is not ReduceOp.Average:
+        raise ValueError(f"gradient_predivide_factor: only Average has one, got op={op.name}")
 
     def reduce(arrays: list[Array]) -> list[Array]:
         before, after = 1.0 / wish.predivide, wish.predivide

@@ -9,10 +9,12 @@ import torch
 
 from hvd_sign.agreement import disagreement
 from hvd_sign.buckets import group_positions
+from hvd_sign.calls import GRADIENTS, REDUCED
 from hvd_sign.errors import DisagreementError
 from hvd_sign.options import positive_factor
 from hvd_sign.standalone import objects
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.ranks import ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op
 from hvd_sign_torch.device import dtype_name
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
@@ -107,7 +109,11 @@ class GradientSums(GradientHooks):
         self._waits[ordinal] = wait
 
     def _agree(self) -> None:
-        """Raises the same DisagreementError on every rank if they differ in the parameters."""
+        """Raises the same DisagreementError on every rank if they differ in the parameters.
+
+        Or if some ranks vote on gradients.
+        """
+        ranks().stream(self._process_set).open(GRADIENTS, method=REDUCED)
         mine = {
             self._names[p]: {"shape": tuple(p.shape), "dtype": dtype_name(p)}
             for p in self._parameters
