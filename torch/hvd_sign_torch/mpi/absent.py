@@ -6,12 +6,6 @@ from hvd_sign.standalone.absent import Absent
 
 _TIMELINE = "set HVD_SIGN_TIMELINE, which names a file"
 
-SyncBatchNorm = Absent(
-    "SyncBatchNorm",
-    "take torch.nn.SyncBatchNorm with torch.distributed, or torch.nn.GroupNorm, which needs no "
-    "other rank's batch",
-)
-elastic = Absent("elastic", "start a job of a fixed size, and let it go on from a checkpoint")
 start_timeline = Absent("start_timeline", _TIMELINE)
 stop_timeline = Absent("stop_timeline", _TIMELINE)
 
