@@ -35,6 +35,11 @@ def test_four_ranks(inner):
     inner(4, *(f"ranks_torch_{name}.py" for name in files), limit=400, extra=ALONE)
 
 
+def test_process_sets_of_communicators(program):
+    outcome = program("process_sets_of_communicators", launch.mpirun(3), extra=ALONE)
+    assert len(re.findall(r"rank \d done", outcome.output)) == 3, outcome.report()
+
+
 def test_a_script_where_horovod_is_not_installed(tmp_path):
     """A user's script but for its import: it trains by mean gradients, and says on what it runs."""
     (tmp_path / "sitecustomize.py").write_text(HIDDEN)

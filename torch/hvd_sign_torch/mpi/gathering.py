@@ -54,7 +54,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """The mean of all ranks' gradients, of which each takes its own rows."""
-        own = ctx.process_set.rank()
+        own = ctx.process_set.place()
         every = allgather(torch.tensor([ctx.rows]), process_set=ctx.process_set)
         starts = every[:own].sum(0).tolist()
         means = _means(gradients, ctx.process_set)

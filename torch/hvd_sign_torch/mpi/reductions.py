@@ -255,7 +255,7 @@ class _ReduceScatter(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """The gradients of all shares; as Horovod's, a sum's are times the number of ranks."""
         _, op, process_set, prescale, postscale = ctx.asked
-        factor = prescale * postscale * (process_set.size() if op == Sum else 1)
+        factor = prescale * postscale * (len(process_set.members()) if op == Sum else 1)
         return None, *(allgather(g * factor, process_set=process_set) for g in gradients)
 
 

@@ -40,7 +40,7 @@ def sparse_allreduce_async(
         indices = synchronize(gathered_places).t()
         values = synchronize(gathered_values)
         if op == Average:
-            values = values / process_set.size()
+            values = values / len(process_set.members())
         return torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
 
     return wait
