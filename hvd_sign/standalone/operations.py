@@ -6,6 +6,7 @@ Numbers that MPI knows no type for (fp16, bf16) are reduced in fp32.
 from __future__ import annotations
 
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from hvd_sign.calls import Call
 from hvd_sign.errors import OperationError, TensorError
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op, mpi_op
+from hvd_sign.standalone.timeline import timeline
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.transports.mpi import Request
 
@@ -54,7 +56,9 @@ class Collective(Call):
 
     def steps(self, name: str, transport: Transport) -> Iterator[Pending]:
         """The operation on its own communicator, whatever the votes' transport."""
+        begun = time.monotonic()
         yield from self.run()
+        timeline.operation(self.kind, name, self.task.asked, begun, self.claim)
 
     @abstractmethod
     def run(self) -> Iterator[Pending]:

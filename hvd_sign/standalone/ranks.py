@@ -17,6 +17,7 @@ from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.registering import agree
+from hvd_sign.standalone.timeline import timeline
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -226,6 +227,8 @@ def init(
         made = _communicator_of(comm)
         _ranks = Ranks(made)
         made.Free()
+    if _ranks.rank == 0:
+        timeline.open_as_asked()
     _ranks.add(wanted)
 
 
@@ -253,6 +256,7 @@ def shutdown() -> None:
     if ended is not None:
         runtime.shutdown()
         ended.close()
+        timeline.close()
 
 
 def is_initialized() -> bool:

@@ -30,11 +30,8 @@ from hvd_sign.standalone.ranks import (
     size,
 )
 from hvd_sign.standalone.reduce_op import op_or_average as handle_average_backwards_compatibility
-from hvd_sign_torch.mpi.absent import (
-    HorovodInternalError,
-    start_timeline,
-    stop_timeline,
-)
+from hvd_sign.standalone.timeline import start_timeline, stop_timeline
+from hvd_sign_torch.mpi.absent import HorovodInternalError
 from hvd_sign_torch.mpi.compression import Compression
 from hvd_sign_torch.mpi.gathering import (
     allgather,
