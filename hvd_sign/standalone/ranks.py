@@ -16,7 +16,7 @@ from hvd_sign.errors import NotInitializedError
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
-from hvd_sign.standalone.registering import agree
+from hvd_sign.standalone.registering import agree, communicator_of
 from hvd_sign.standalone.timeline import timeline
 
 if TYPE_CHECKING:
@@ -224,29 +224,12 @@ def init(
         _ranks = Ranks(comm)
         global_process_set.mpi_comm = comm
     else:
-        made = _communicator_of(comm)
+        made = communicator_of(comm)
         _ranks = Ranks(made)
         made.Free()
     if _ranks.rank == 0:
         timeline.open_as_asked()
     _ranks.add(wanted)
-
-
-def _communicator_of(ranks: Any) -> MPI.Intracomm:
-    """A new communicator of some ranks of MPI_COMM_WORLD, of this one too; of none: of all."""
-    world = runtime.load_mpi().COMM_WORLD
-    if not isinstance(ranks, Iterable):
-        raise ValueError(f"comm: expected an mpi4py communicator or ranks, got {ranks!r}")
-    members = list(ranks) or list(range(world.Get_size()))
-    if len(set(members)) != len(members) or not set(members) <= set(range(world.Get_size())):
-        raise ValueError(f"comm: expected ranks below {world.Get_size()}, each once, got {members}")
-    if world.Get_rank() not in members:
-        raise ValueError(
-            f"comm: rank {world.Get_rank()} of MPI_COMM_WORLD is none of {members}; only these "
-            "call init()"
-        )
-    made: MPI.Intracomm = world.Create_group(world.Get_group().Incl(members))
-    return made
 
 
 def shutdown() -> None:

@@ -1,11 +1,12 @@
-"""What ranks agree on before process sets are registered."""
+"""Who takes part: of whom a job is made, and what ranks agree on before process sets are."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hvd_sign.errors import DisagreementError
+from hvd_sign.runtime import load_mpi
 from hvd_sign.standalone.process_sets import ProcessSet
 
 if TYPE_CHECKING:
@@ -90,3 +91,20 @@ def _check(
 
 def _shown(ranks: Sequence[Sequence[int]]) -> str:
     return ", ".join(str(list(some)) for some in ranks) or "none"
+
+
+def communicator_of(ranks: Any) -> MPI.Intracomm:
+    """A new communicator of some ranks of MPI_COMM_WORLD, of this one too; of none: of all."""
+    world = load_mpi().COMM_WORLD
+    if not isinstance(ranks, Iterable):
+        raise ValueError(f"comm: expected an mpi4py communicator or ranks, got {ranks!r}")
+    members = list(ranks) or list(range(world.Get_size()))
+    if len(set(members)) != len(members) or not set(members) <= set(range(world.Get_size())):
+        raise ValueError(f"comm: expected ranks below {world.Get_size()}, each once, got {members}")
+    if world.Get_rank() not in members:
+        raise ValueError(
+            f"comm: rank {world.Get_rank()} of MPI_COMM_WORLD is none of {members}; only these "
+            "call init()"
+        )
+    made: MPI.Intracomm = world.Create_group(world.Get_group().Incl(members))
+    return made
