@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,19 +28,38 @@ def callers(comm: Any) -> Iterator[MPI.Intracomm]:
     Args:
         comm: a communicator; or a list of ranks of MPI_COMM_WORLD, this one among them; none or
             an empty one: all.
+
+    Raises:
+        ValueError: it is something else.
     """
     mpi = load_mpi()
-    world = mpi.COMM_WORLD
-    if isinstance(comm, mpi.Intracomm):
+    if comm is None:
+        yield mpi.COMM_WORLD
+    elif isinstance(comm, mpi.Intracomm) and comm != mpi.COMM_NULL:
         yield comm
-    elif comm is None or len(comm) == 0:
-        yield world
     else:
-        made = world.Create_group(world.Get_group().Incl(list(comm)))
+        made = _communicator_of(comm)
         try:
             yield made
         finally:
             made.Free()
+
+
+def _communicator_of(ranks: Any) -> MPI.Intracomm:
+    """A new communicator of some ranks of MPI_COMM_WORLD, of this one too; of none: of all."""
+    world = load_mpi().COMM_WORLD
+    if not isinstance(ranks, Iterable):
+        raise ValueError(f"comm: expected an mpi4py communicator or ranks, got {ranks!r}")
+    members = list(ranks) or list(range(world.Get_size()))
+    if len(set(members)) != len(members) or not set(members) <= set(range(world.Get_size())):
+        raise ValueError(f"comm: expected ranks below {world.Get_size()}, each once, got {members}")
+    if world.Get_rank() not in members:
+        raise ValueError(
+            f"comm: rank {world.Get_rank()} of MPI_COMM_WORLD is none of {members}; only these "
+            "call init()"
+        )
+    made: MPI.Intracomm = world.Create_group(world.Get_group().Incl(members))
+    return made
 
 
 def check_alike(communicator: MPI.Intracomm, runtime: str) -> None:

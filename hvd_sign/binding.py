@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from functools import cached_property
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from hvd_sign.jobs import HOROVOD, MPI, HorovodJob, Job, StandaloneJob
@@ -113,6 +114,10 @@ class Binding:
         """The operations without a vote: Horovod's module, or ours with the same names."""
         horovods = f"horovod.{self.module}"
         return import_module(horovods if self.runtime == HOROVOD else self._own)
+
+    def submodule(self, name: str) -> ModuleType:
+        """A submodule of Horovod's such as ``"mpi_ops"``, or the one that stands for it in ours."""
+        return import_module(f"{self.plain.__name__}.{name}")
 
     def make_job(
         self,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.ballots import HostVoter
+from hvd_sign.errors import TensorError
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
 from hvd_sign.process import load_mpi
@@ -23,9 +24,9 @@ DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 def check_dtype(who: str, dtype: str) -> None:
-    """Raises TypeError unless ``dtype`` can be voted on."""
+    """Raises TensorError unless ``dtype`` can be voted on."""
     if dtype not in DTYPES:
-        raise TypeError(f"{who}: expected one of {', '.join(DTYPES)}, got {dtype}")
+        raise TensorError(f"{who}: expected one of {', '.join(DTYPES)}, got {dtype}")
 
 
 def allreduce(

@@ -67,8 +67,6 @@ class FP16Compressor(Compressor):
 class SignCompressor(Compressor):
     """Sends one bit a coordinate: 1 = negative; zero counts as positive.
 
-    Bindings derive their own from it, for their tensors.
-
     The payload of d coordinates is uint8[ceil(d/8)], little-endian within a byte.
     """
 
@@ -85,6 +83,22 @@ class SignCompressor(Compressor):
         """Unpacks to +-1."""
         shape, dtype = context
         return unpack_signs(payload, int(np.prod(shape)), dtype).reshape(shape)
+
+
+class VoteCompressor(SignCompressor):
+    """Asks an operation of a binding's for a vote; where none is held, it is refused.
+
+    What votes packs the signs itself. Whatever else calls this, Horovod's own functions included,
+    would add up packed bits.
+    """
+
+    def compress(self, array: Any, name: str | None = None) -> tuple[Any, Any]:
+        """Raises ValueError: nothing is voted on."""
+        raise ValueError(
+            "compression: hvd.Compression.sign asks for a vote, which only allreduce and "
+            "grouped_allreduce hold, and what hvd_sign's DistributedOptimizer or "
+            "DistributedGradientTape wraps; expected Compression.none or fp16"
+        )
 
 
 class Compression:

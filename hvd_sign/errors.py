@@ -1,4 +1,4 @@
-"""What goes wrong between ranks, as classes that scripts written for Horovod catch.
+"""What goes wrong in calls of all ranks, as classes that scripts written for Horovod catch.
 
 Horovod reports such things by RuntimeError (HorovodInternalError is one), hvd_sign by what Python
 would say: each class here is both. None is a HorovodInternalError: elastic jobs answer that one by
@@ -10,8 +10,14 @@ trying again, which mends no difference between ranks, and over MPI no lost rank
 | ``NotInitializedError`` | ``ValueError`` | a call before ``init()`` or after ``shutdown()`` |
 | ``RankLostError`` | ``ConnectionError`` | another rank's program ended, or it shut down |
 | ``StallError`` | ``TimeoutError`` | a rank did not come within the shutdown time |
+| ``OperationError`` | ``ValueError`` | an ``op`` that there is not, or that a call does not serve |
 
-All are ``VoteError``, which itself tells that a stream of votes is closed or broken.
+All are ``VoteError``, which itself tells that a stream of votes is closed or broken. Only a tensor
+that a call cannot take is a ``TensorError``, both ``TypeError`` and ``ValueError``, as which
+Horovod reports it.
+
+Within a graph TensorFlow raises an error anew as one of its class only if that has the __init__ of
+Exception; the others become a StagingError, which is none of these.
 """
 
 from __future__ import annotations
@@ -24,9 +30,13 @@ class VoteError(RuntimeError):
 class DisagreementError(ValueError, VoteError):
     """Ranks differ in what they call together, or one of them was refused; told to all of them."""
 
+    __init__ = Exception.__init__
+
 
 class NotInitializedError(ValueError, VoteError):
     """``init()`` has not been called, or ``shutdown()`` has since."""
+
+    __init__ = Exception.__init__
 
 
 class RankLostError(ConnectionError, VoteError):
@@ -35,3 +45,15 @@ class RankLostError(ConnectionError, VoteError):
 
 class StallError(TimeoutError, VoteError):
     """A rank has not come within HOROVOD_STALL_SHUTDOWN_TIME_SECONDS."""
+
+
+class OperationError(ValueError, VoteError):
+    """An operation that there is not, or that this call or runtime does not serve."""
+
+    __init__ = Exception.__init__
+
+
+class TensorError(TypeError, ValueError):
+    """A tensor whose kind or element type a call cannot take."""
+
+    __init__ = Exception.__init__

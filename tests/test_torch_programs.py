@@ -73,8 +73,16 @@ def test_init_with_a_communicator(program):
     done(program("subset", launch.mpirun(3)), 3)
 
 
+def test_elastic_run_resets_votes_too(program):
+    done(program("elastic", launch.mpirun(2)), 2)
+
+
 def test_static_process_sets(program):
     done(program("static_process_sets", launch.mpirun(3)), 3)
+
+
+def test_process_sets_of_communicators(program):
+    done(program("process_sets_of_communicators", launch.mpirun(3)), 3)
 
 
 def test_gloo(program):

@@ -19,6 +19,11 @@ def test_torch_seven_ranks(inner):
     inner(7, "ranks_torch_mixed.py", "ranks_torch_process_sets.py", limit=400)
 
 
+@pytest.mark.parametrize("runtime", ["horovod", "mpi"])
+def test_errors_are_caught_as_horovods(inner, runtime):
+    inner(2, "ranks_errors_torch.py", extra={"HVD_SIGN_RUNTIME": runtime})
+
+
 def test_torch_uneven(inner):
     inner(3, "ranks_uneven.py")
 

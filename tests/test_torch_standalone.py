@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
 import launch
 import pytest
+
+from hvd_sign.trace import merge
 
 pytestmark = pytest.mark.skipif(not launch.has("torch"), reason="needs PyTorch")
 
@@ -33,6 +36,57 @@ def test_what_holds_with_horovod_holds_without(inner):
 def test_four_ranks(inner):
     files = ("alone", "collectives", "join", "mixed", "process_sets", "state")
     inner(4, *(f"ranks_torch_{name}.py" for name in files), limit=400, extra=ALONE)
+
+
+def test_process_sets_of_communicators(program):
+    outcome = program("process_sets_of_communicators", launch.mpirun(3), extra=ALONE)
+    assert len(re.findall(r"rank \d done", outcome.output)) == 3, outcome.report()
+
+
+def test_the_timeline_that_horovods_variable_asks_for(tmp_path):
+    """On rank 0, in Horovod's format, so that what reads or merges Horovod's reads it."""
+    file = tmp_path / "timeline.json"
+    code = """
+import torch, hvd_sign.torch as hvd
+hvd.init()
+for turn in range(2):
+    hvd.allreduce(torch.ones(3), name="gradient", op=hvd.Sum)
+hvd.broadcast(torch.ones(3), 0)
+hvd.shutdown()
+"""
+    outcome = launch.run(
+        [*launch.mpirun(2), sys.executable, "-c", code],
+        tmp_path / "run",
+        limit=90,
+        extra={**ALONE, "HOROVOD_TIMELINE": str(file)},
+    )
+    assert outcome.returncode == 0, outcome.report()
+    assert [path.name for path in tmp_path.glob("*.json*")] == ["timeline.json"]
+    merged = merge([file])["traceEvents"]
+    threads = {e["tid"]: e["args"]["name"] for e in merged if e.get("name") == "thread_name"}
+    begun = [(threads[e["tid"]], e["name"]) for e in merged if e["ph"] == "B"]
+    twice = ["NEGOTIATE_ALLREDUCE", "ALLREDUCE"] * 2
+    wanted = [("allreduce.gradient", name) for name in twice]
+    wanted += [("broadcast.noname.0", name) for name in ("NEGOTIATE_BROADCAST", "BROADCAST")]
+    assert begun == wanted
+    assert json.loads(file.read_text())[0]["args"].keys() == {"start_time_since_epoch_in_micros"}
+
+
+def test_a_timeline_that_cannot_be_written_ends_no_training(tmp_path):
+    code = "import torch, hvd_sign.torch as hvd; hvd.init(); print(hvd.allreduce(torch.ones(1)))"
+    for named, words in [
+        (str(tmp_path / "no" / "folder"), "no timeline is written"),
+        ("/dev/full", "the timeline ends here"),
+    ]:
+        outcome = launch.run(
+            [sys.executable, "-c", code],
+            tmp_path / "run",
+            limit=60,
+            extra={**ALONE, "HOROVOD_TIMELINE": named},
+        )
+        assert outcome.returncode == 0, outcome.report()
+        assert "tensor([1.])" in outcome.output, outcome.report()
+        assert outcome.output.count(words) == 1, outcome.report()
 
 
 def test_a_script_where_horovod_is_not_installed(tmp_path):

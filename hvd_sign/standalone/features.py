@@ -60,3 +60,18 @@ def cuda_built() -> bool:
 def rocm_built() -> bool:
     """False: tensors on a GPU pass through the host's memory."""
     return False
+
+
+def check_extension(ext_name: str, ext_env_var: str, pkg_path: str, *args: str) -> None:
+    """Raises ImportError: this runtime has no native library for a framework.
+
+    Args:
+        ext_name: of Horovod's that is asked for.
+        ext_env_var: what has Horovod build it.
+        pkg_path: where it would be.
+        args: its name.
+    """
+    raise ImportError(
+        f"{ext_name}: expected Horovod's library, but the runtime 'mpi' is in use; to have it, "
+        f"build Horovod with {ext_env_var}=1"
+    )

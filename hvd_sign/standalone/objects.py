@@ -95,7 +95,7 @@ def place(root_rank: int, process_set: ProcessSet) -> int:
     Raises:
         ValueError: it is none of its ranks.
     """
-    assert process_set.ranks is not None
-    if root_rank not in process_set.ranks:
-        raise ValueError(f"root_rank: expected one of {process_set.ranks}, got {root_rank}")
-    return process_set.ranks.index(root_rank)
+    members = process_set.members()
+    if root_rank not in members:
+        raise ValueError(f"root_rank: expected one of {members}, got {root_rank}")
+    return members.index(root_rank)

@@ -6,6 +6,7 @@ Numbers that MPI knows no type for (fp16, bf16) are reduced in fp32.
 from __future__ import annotations
 
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hvd_sign.calls import Call
+from hvd_sign.errors import OperationError, TensorError
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op, mpi_op
+from hvd_sign.standalone.timeline import timeline
 from hvd_sign.transports.base import Pending, Transport
 from hvd_sign.transports.mpi import Request
 
@@ -53,7 +56,9 @@ class Collective(Call):
 
     def steps(self, name: str, transport: Transport) -> Iterator[Pending]:
         """The operation on its own communicator, whatever the votes' transport."""
+        begun = time.monotonic()
         yield from self.run()
+        timeline.operation(self.kind, name, self.task.asked, begun, self.claim)
 
     @abstractmethod
     def run(self) -> Iterator[Pending]:
@@ -141,7 +146,7 @@ class ReduceScatter(Collective):
         if np.ndim(array) == 0:
             raise ValueError("tensor: expected at least one dimension to scatter, got a scalar")
         if self._whole.op not in (ReduceOp.Average, ReduceOp.Sum):
-            raise ValueError(f"op: expected Average or Sum, got {self._whole.op.name}")
+            raise OperationError(f"op: expected Average or Sum, got {self._whole.op.name}")
 
     def claim(self) -> dict[str, Any]:
         """As of an allreduce."""
@@ -248,7 +253,7 @@ class AllToAll(Collective):
     Args:
         communicator: as for all.
         array: [n, ...].
-        splits: how many rows go to each rank; None: equal parts.
+        splits: how many rows go to each rank, as whole numbers; None: equal parts.
 
     Raises:
         ValueError: the rows cannot be split so.
@@ -257,7 +262,7 @@ class AllToAll(Collective):
     kind = "alltoall"
 
     def __init__(
-        self, communicator: MPI.Intracomm, array: Array, splits: Sequence[int] | None = None
+        self, communicator: MPI.Intracomm, array: Array, splits: Sequence[float] | None = None
     ) -> None:
         super().__init__(communicator)
         self.array = as_items(array)
@@ -272,11 +277,17 @@ class AllToAll(Collective):
                     f"got {rows}"
                 )
             splits = [rows // size] * size
-        self.splits = np.asarray(splits, np.int64)
-        if self.splits.shape != (size,) or self.splits.min() < 0 or self.splits.sum() != rows:
+        given = np.asarray(splits)
+        if not (
+            given.shape == (size,)
+            and given.dtype.kind in "iuf"
+            and all(number >= 0 and number % 1 == 0 for number in given)
+            and given.sum() == rows
+        ):
             raise ValueError(
-                f"splits: expected {size} numbers of rows that add up to {rows}, got {list(splits)}"
+                f"splits: expected {size} numbers of rows that add up to {rows}, got {splits}"
             )
+        self.splits = given.astype(np.int64)
 
     def claim(self) -> dict[str, Any]:
         """Type, and shape but for the first dimension."""
@@ -320,15 +331,15 @@ class Barrier(Collective):
 
 
 def check_number(array: Array) -> None:
-    """Raises TypeError if no arithmetic is known for the array's type."""
+    """Raises TensorError if no arithmetic is known for the array's type."""
     if array.dtype.name not in HALVES and array.dtype.kind not in "biuf":
-        raise TypeError(f"tensor: expected numbers, got {array.dtype.name}")
+        raise TensorError(f"tensor: expected numbers, got {array.dtype.name}")
 
 
 def as_items(array: Array) -> Array:
-    """A contiguous array. Raises TypeError: its items are no bytes, but references."""
+    """A contiguous array. Raises TensorError: its items are no bytes, but references."""
     if np.asarray(array).dtype.hasobject:
-        raise TypeError(f"tensor: expected numbers or booleans, got {np.asarray(array).dtype}")
+        raise TensorError(f"tensor: expected numbers or booleans, got {np.asarray(array).dtype}")
     return np.ascontiguousarray(array).reshape(np.shape(array))
 
 

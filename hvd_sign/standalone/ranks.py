@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -18,6 +18,8 @@ from hvd_sign.launch import check_not_a_copy
 from hvd_sign.runtime import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.registering import agree
+from hvd_sign.standalone.timeline import timeline
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -80,52 +82,42 @@ class Ranks:
         self._sets: dict[int, ProcessSet] = {}
         self._communicators: dict[int, MPI.Intracomm] = {}
         self._numbers = 0
-        global_process_set.ranks = list(range(self.size))
-        self._register(global_process_set)
+        self._register(list(range(self.size)), global_process_set)
 
-    def add(self, process_set: ProcessSet) -> ProcessSet:
-        """Registers a process set; collective over all ranks.
+    def add(self, process_sets: Sequence[ProcessSet]) -> None:
+        """Registers process sets; collective over all ranks.
 
         Raises:
-            ValueError: it is registered, has a rank that there is not, or ranks differ in it; then
-                on all ranks.
+            ValueError: what ``agree()`` raises; on all ranks alike.
             RankLostError: a rank has left.
             VoteError: this is a forked child.
         """
         process.check_not_forked()
-        self.stream(global_process_set).open(
-            PROCESS_SETS, change=ADDED, ranks=process_set.ranks, number=process_set.process_set_id
-        )
-        return self._register(process_set)
+        self.stream(global_process_set).open(PROCESS_SETS, change=ADDED)
+        agreed = agree(self._communicator, process_sets, self._sets.values())
+        for ranks, process_set in agreed:
+            self._register(ranks, process_set)
 
-    def _register(self, process_set: ProcessSet) -> ProcessSet:
-        assert process_set.ranks is not None
-        if process_set.process_set_id is not None:
-            raise ValueError(f"process_set: {process_set} is registered already")
-        if max(process_set.ranks) >= self.size:
-            raise ValueError(
-                f"process_set: expected ranks below {self.size}, got {process_set.ranks}"
-            )
-        known = [other for other in self._sets.values() if other.ranks == process_set.ranks]
-        if known:
-            raise ValueError(f"process_set: its ranks are those of {known[0]}")
-        included = self.rank in process_set.ranks
+    def _register(self, ranks: list[int], process_set: ProcessSet) -> None:
+        included = self.rank in ranks
         part = cast("MPI.Intracomm", self._communicator.Split(int(not included), self.rank))
         number, self._numbers = self._numbers, self._numbers + 1
-        process_set.register(number, process_set.ranks.index(self.rank) if included else None)
+        process_set.register(number, ranks, ranks.index(self.rank) if included else None)
         self._sets[number] = process_set
         if included:
             self._communicators[number] = part
             self.stream(process_set)
         else:
             part.Free()
-        return process_set
 
     def remove(self, process_set: ProcessSet) -> bool:
-        """Takes a process set back; collective over all ranks. False: it is not registered.
+        """Takes a process set back; collective over all ranks.
+
+        Returns:
+            False: it is not registered, or that of all ranks.
 
         Raises:
-            ValueError: it is the one of all ranks, or ranks differ in it; then on all ranks.
+            ValueError: ranks differ in it; then on all ranks.
             RankLostError: a rank has left.
             VoteError: this is a forked child.
         """
@@ -134,16 +126,14 @@ class Ranks:
             PROCESS_SETS, change=REMOVED, ranks=process_set.ranks, number=process_set.process_set_id
         )
         number = process_set.process_set_id
-        if number == 0:
-            raise ValueError("process_set: that of all ranks cannot be removed")
-        if number is None or self._sets.get(number) is not process_set:
+        if not number or self._sets.get(number) is not process_set:
             return False
+        ranks = process_set.members()
         del self._sets[number]
-        process_set.register(None, None)
+        process_set.forget()
         communicator = self._communicators.pop(number, None)
         if communicator is not None:
-            assert process_set.ranks is not None
-            self.world.forget(process_set.ranks)
+            self.world.forget(ranks)
             communicator.Free()
         return True
 
@@ -157,21 +147,18 @@ class Ranks:
 
     def communicator(self, process_set: ProcessSet) -> MPI.Intracomm:
         """Of the collectives of a process set. Raises ValueError: this process is not in it."""
-        process_set.rank()
+        process_set.place()
         assert process_set.process_set_id is not None
         return self._communicators[process_set.process_set_id]
 
     def stream(self, process_set: ProcessSet) -> AdHocStream:
         """Of the calls of a process set. Raises ValueError: this process is not in it."""
-        process_set.rank()
-        assert process_set.ranks is not None
-        return self.world.adhoc(process_set.ranks)
+        process_set.place()
+        return self.world.adhoc(process_set.members())
 
     def members(self, process_set: ProcessSet) -> list[int]:
         """The ranks of a process set. Raises ValueError: it is not registered."""
-        process_set.size()
-        assert process_set.ranks is not None
-        return process_set.ranks
+        return process_set.members()
 
     def last_to_come(self, met: Handle) -> int:
         """The rank that calls this last; collective over all ranks, which sleep until then.
@@ -201,7 +188,7 @@ class Ranks:
     def close(self) -> None:
         """Lets go of all; the runtime has been shut down."""
         for process_set in self._sets.values():
-            process_set.register(None, None)
+            process_set.forget()
         for communicator in (*self._communicators.values(), self._communicator):
             communicator.Free()
 
@@ -232,18 +219,18 @@ _ranks: Ranks | None = None
 
 def init(
     comm: MPI.Intracomm | Sequence[int] | None = None,
-    process_sets: Sequence[ProcessSet | Sequence[int]] | str | None = None,
+    process_sets: Iterable[ProcessSet | Iterable[int]] | str | None = None,
 ) -> None:
     """Starts MPI, where nobody has, and finds the ranks. Collective over them; once is enough.
 
     Args:
         comm: an mpi4py communicator of the ranks that take part; None: MPI_COMM_WORLD. Or a list
-            of ranks of MPI_COMM_WORLD.
+            of ranks of MPI_COMM_WORLD; an empty one: all.
         process_sets: registered at once; ``"dynamic"``, as for Horovod: none yet.
 
     Raises:
-        ValueError: ``process_sets`` is something else, or ranks differ in an environment variable
-            that must be the same.
+        ValueError: ``comm`` or ``process_sets`` is something else; or, on all ranks alike, process
+            sets that cannot be registered, or an environment variable that differs.
         RuntimeError: MPI cannot be used, or sees none of the other ranks; the message says why and
             what helps.
         VoteError: this is a forked child.
@@ -255,17 +242,22 @@ def init(
             return
         _ranks.close()
     if isinstance(process_sets, str):
-        if process_sets != "dynamic":
+        if process_sets.lower() != "dynamic":
             raise ValueError(
                 f"process_sets: expected some process sets or 'dynamic', got {process_sets!r}"
             )
         process_sets = None
-    check_not_a_copy(process.load_mpi().COMM_WORLD.Get_size(), "MPI")
+    wanted = [as_process_set(some) for some in process_sets or ()]
+    mpi = process.load_mpi()
+    check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
     with callers(comm) as communicator:
         check_alike(communicator, "mpi")
         _ranks = Ranks(communicator)
-    for wanted in process_sets or ():
-        add_process_set(wanted)
+    if isinstance(comm, mpi.Intracomm):
+        global_process_set.mpi_comm = comm
+    if _ranks.rank == 0:
+        timeline.open_as_asked()
+    _ranks.add(wanted)
 
 
 def shutdown() -> None:
@@ -275,6 +267,7 @@ def shutdown() -> None:
     if ended is not None and not process.forked():
         runtime.shutdown()
         ended.close()
+        timeline.close()
 
 
 def is_initialized() -> bool:
@@ -328,11 +321,16 @@ def is_homogeneous() -> bool:
     return ranks().homogeneous
 
 
-def add_process_set(process_set: ProcessSet | Sequence[int]) -> ProcessSet:
+def as_process_set(given: ProcessSet | Iterable[int]) -> ProcessSet:
+    """A process set, or one of what it can be made of."""
+    return given if isinstance(given, ProcessSet) else ProcessSet(given)
+
+
+def add_process_set(process_set: ProcessSet | Iterable[int]) -> ProcessSet:
     """Registers a process set; see ``Ranks.add()``."""
-    if not isinstance(process_set, ProcessSet):
-        process_set = ProcessSet(process_set)
-    return ranks().add(process_set)
+    made = as_process_set(process_set)
+    ranks().add([made])
+    return made
 
 
 def remove_process_set(process_set: ProcessSet) -> bool:

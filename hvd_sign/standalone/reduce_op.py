@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from hvd_sign.errors import OperationError
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -33,14 +35,16 @@ NAMES_FOR_BOOLEANS = {"SUM": "LOR", "MAX": "LOR", "MIN": "LAND", "PROD": "LAND"}
 
 
 def check_op(op: Any) -> ReduceOp:
-    """The operation of a number of Horovod's. Raises ValueError."""
+    """The operation of a number of Horovod's. Raises OperationError: there is none, or Adasum."""
     try:
         found = ReduceOp(op)
     except ValueError as error:
         known = ", ".join(known.name for known in ReduceOp)
-        raise ValueError(f"op: expected one of {known} or a vote, got {op!r}") from error
+        raise OperationError(f"op: expected one of {known} or a vote, got {op!r}") from error
     if found is ReduceOp.Adasum:
-        raise ValueError("op: Adasum needs Horovod itself; over MPI alone take Average or a vote")
+        raise OperationError(
+            "op: Adasum needs Horovod itself; over MPI alone take Average or a vote"
+        )
     return found
 
 

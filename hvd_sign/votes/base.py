@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from hvd_sign.errors import OperationError
+
 if TYPE_CHECKING:
     from hvd_sign.stepwise import StepwiseBox
 
@@ -42,10 +44,10 @@ def make_rule(op: object) -> VoteRule:
     """The vote rule that ``op`` names: an instance, or a class to be made with its defaults.
 
     Raises:
-        ValueError: ``op`` is no vote rule.
+        OperationError: ``op`` is no vote rule.
     """
     if isinstance(op, VoteRule):
         return op
     if isinstance(op, type) and issubclass(op, VoteRule):
         return op()
-    raise ValueError(f"op: expected a vote rule such as hvd_sign.MajorityVote, got {op!r}")
+    raise OperationError(f"op: expected a vote rule such as hvd_sign.MajorityVote, got {op!r}")

@@ -25,7 +25,7 @@ from hvd_sign.standalone.operations import (
     ReduceOp,
     ReduceScatter,
 )
-from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.process_sets import global_process_set
 from hvd_sign.votes import MajorityVote
 
 INTEGERS = ("uint8", "int8", "uint16", "int16", "int32", "int64")
@@ -173,36 +173,6 @@ def test_objects(world):
     assert allgather_object(("rank", world.rank)) == [("rank", r) for r in range(world.size)]
 
 
-@pytest.mark.ranks(3)
-def test_process_sets(world):
-    odd = hvd.add_process_set([1])
-    most = hvd.add_process_set(ProcessSet([2, 0]))
-    assert (most.process_set_id, most.ranks, most.size()) == (2, [0, 2], 2)
-    assert most.included() == (world.rank in (0, 2))
-    if most.included():
-        communicator = hvd.ranks().communicator(most)
-        (got,) = done(AllReduce(communicator, [np.array([world.rank])], ReduceOp.Sum), None, most)
-        assert got[0] == 2
-        assert broadcast_object(world.rank, 2, process_set=most) == 2
-        with pytest.raises(ValueError, match=r"root_rank: expected one of \[0, 2\], got 1"):
-            broadcast_object(0, 1, process_set=most)
-    else:
-        with pytest.raises(ValueError, match="this process is none of its ranks"):
-            most.rank()
-    assert hvd.remove_process_set(most)
-    assert not hvd.remove_process_set(most)
-    again = hvd.add_process_set([0, 2])
-    assert again.process_set_id == 3
-    with pytest.raises(ValueError, match="its ranks are those of ProcessSet"):
-        hvd.add_process_set([1])
-    with pytest.raises(ValueError, match="cannot be removed"):
-        hvd.remove_process_set(global_process_set)
-    with pytest.raises(ValueError, match=r"ranks differs .*: \[0\] on rank 0; \[1\] on rank"):
-        hvd.add_process_set([min(world.rank, 1)])
-    for process_set in (odd, again):
-        assert hvd.remove_process_set(process_set)
-
-
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize(
     ("make", "sentence"),
@@ -262,12 +232,6 @@ def test_ranks_that_differ_get_the_same_error(world, make, sentence):
 def test_bad_arguments(call, error, sentence):
     with pytest.raises(error, match=sentence):
         call(everyone())
-
-
-def test_process_sets_need_ranks_once():
-    for wrong in ([], [0, 0], [-1]):
-        with pytest.raises(ValueError, match="ranks: expected some ranks, each once"):
-            ProcessSet(wrong)
 
 
 def test_what_one_rank_refuses_ends_everyones_call(world):

@@ -200,3 +200,26 @@ def test_in_a_graph_what_one_rank_refuses_ends_everyones_unnamed_vote(hvd_tf, wo
     else:
         with pytest.raises(tf.errors.OpError, match=r"refused on rank 0: .*got int32"):
             vote(tf.constant([1.0]))
+
+
+def test_sign_compression_where_nothing_is_voted_on(hvd_tf, world):
+    sign, rows = hvd_tf.Compression.sign, tf.ones(world.size)
+    tape, _ = recorded([rows], [rows])
+
+    @tf.function
+    def in_a_graph(rows):
+        return hvd_tf.reducescatter(rows, compression=sign)
+
+    sgd = tf.keras.optimizers.SGD(1.0)
+    for call in (
+        lambda: hvd_tf.reducescatter(rows, compression=sign),
+        lambda: hvd_tf.grouped_reducescatter([rows], compression=sign),
+        lambda: in_a_graph(rows),
+        lambda: hvd_tf.allreduce(rows, compression=sign, op=hvd_tf.Sum),
+        lambda: hvd_tf.grouped_allreduce([rows], compression=sign, op=hvd_tf.Sum),
+        lambda: hvd_tf.DistributedGradientTape(tape, compression=sign, op=hvd_tf.Sum),
+        lambda: hvd_tf.DistributedOptimizer(sgd, compression=sign, op=hvd_tf.Sum),
+    ):
+        with pytest.raises(ValueError, match=r"compression: hvd\.Compression\.sign"):
+            call()
+    assert hvd_tf.allreduce(rows, op=hvd_tf.Max).numpy().tolist() == [1] * world.size

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import types
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +59,7 @@ def test_one_rank_refused_ends_the_others_too(hvd, world):
 
 def test_unknown_and_absent(hvd):
     tensor = torch.ones(2)
+    sgd = torch.optim.SGD(parameters((2,)), lr=1.0)
     for call, words in [
         (lambda: hvd.allreduce(tensor, op=hvd.Adasum), "Adasum needs Horovod itself"),
         (lambda: hvd.allreduce(tensor, op=17), "op: expected one of Average"),
@@ -69,11 +74,20 @@ def test_unknown_and_absent(hvd):
             call()
     for call, words in [
         (lambda: hvd.SyncBatchNorm(4), "torch.nn.SyncBatchNorm"),
-        (lambda: hvd.elastic.run(print), "fixed size"),
-        (lambda: hvd.start_timeline("out.json"), "HVD_SIGN_TIMELINE"),
+        (lambda: types.new_class("Own", (hvd.SyncBatchNorm,)), "torch.nn.SyncBatchNorm"),
+        (lambda: hvd.SyncBatchNorm.convert_sync_batchnorm(None), "torch.nn.SyncBatchNorm"),
+        (lambda: hvd.elastic.run(print), "elastic.run needs Horovod itself .* fixed size"),
+        (lambda: hvd.elastic.TorchState(), "fixed size"),
+        (lambda: hvd.elastic.sampler.ElasticSampler([1]), "fixed size"),
+        (lambda: hvd.DistributedOptimizer(sgd, op=hvd.Adasum), "Adasum"),
+        (lambda: hvd.grouped_allreduce([tensor], op=hvd.Adasum), "Adasum"),
     ]:
         with pytest.raises(RuntimeError, match=words):
             call()
+    assert not isinstance(torch.nn.BatchNorm1d(1), hvd.SyncBatchNorm)
+    with pytest.raises(ImportError, match="HOROVOD_WITH_PYTORCH=1"):
+        hvd.check_extension("horovod.torch", "HOROVOD_WITH_PYTORCH", __file__, "mpi_lib_v2")
+    assert hvd.mpi_ops.gpu_available("torch") == torch.cuda.is_available()
 
 
 def test_optimizers_that_cannot_be(hvd):
@@ -110,6 +124,30 @@ def test_parameters_that_differ(hvd, world):
             ),
         )
         assert words in message
+
+
+def test_timelines_begin_and_end_when_asked(hvd, world, tmp_path):
+    path = Path(world.bcast(str(tmp_path)))
+    hvd.allreduce(torch.ones(2), name="before")
+    hvd.start_timeline(str(path / "first.json"))
+    hvd.allreduce(torch.ones(2), name="within", op=hvd.Sum)
+    hvd.start_timeline(str(path / "second.json"), mark_cycles=True)
+    hvd.allgather(torch.ones(2), name="later")
+    hvd.stop_timeline()
+    hvd.allreduce(torch.ones(2), name="after")
+    hvd.stop_timeline()
+    for file, label, kind in [
+        ("first.json", "allreduce.within", "ALLREDUCE"),
+        ("second.json", "allgather.later", "ALLGATHER"),
+    ]:
+        events = json.loads((path / file).read_text())
+        labels = [e["args"] for e in events if e.get("name") == "process_name"]
+        assert labels[1:] == [{"name": label}]
+        spans = [(e["ph"], e.get("name")) for e in events if e["ph"] != "M"]
+        assert spans == [("B", f"NEGOTIATE_{kind}"), ("E", None), ("B", kind), ("E", None)]
+        times = [e["ts"] for e in events if e["ph"] != "M"]
+        assert times == sorted(times)
+    world.Barrier()
 
 
 @pytest.mark.ranks(2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import reference
@@ -74,3 +76,14 @@ def test_join_again_and_again(hvd, world):
             optimizer.zero_grad()
         hvd.broadcast_parameters(dict(named(params)), root_rank=hvd.join())
         assert same_everywhere(world, *params)
+
+
+def test_as_horovod_takes_and_returns_it(hvd, world):
+    """With the device of its zeros; back comes the rank that was last, as a number."""
+    for given in ({}, {"device": -1}):
+        world.Barrier()
+        if world.rank == 0:
+            time.sleep(1)
+        last = hvd.join(**given)
+        assert type(last) is int
+        assert last == 0

@@ -5,6 +5,7 @@ from hvd_sign_torch.require import runtime
 # Horovod's names, or those of our own MPI runtime, first; ours, below, replace some of them.
 if runtime() == "horovod":
     from horovod.torch import *
+    from hvd_sign_torch import horovod_elastic as elastic
     from hvd_sign_torch.named_operations import (
         allgather,
         allgather_async,

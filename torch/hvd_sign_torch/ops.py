@@ -11,6 +11,7 @@ from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
 from hvd_sign.collectives import check_dtype
 from hvd_sign.engine import Handle
+from hvd_sign.errors import TensorError
 from hvd_sign.jobs import HOROVOD
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
@@ -75,7 +76,7 @@ def _vote(
         called = labels(name, len(signals))
         for label, signal, output in zip(called, signals, outputs, strict=True):
             if signal.is_sparse:
-                raise TypeError(
+                raise TensorError(
                     f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one"
                 )
             dtype = dtype_name(signal)

@@ -43,4 +43,19 @@ def init(*args: Any, **kwargs: Any) -> None:
 shutdown = job.shutdown
 add_process_set = job.add_process_set
 remove_process_set = job.remove_process_set
-join = job.join
+
+
+def join(device: int = -1) -> int:
+    """Serves the other ranks until all have joined: a joined rank abstains in every vote.
+
+    Collective over all ranks. As after Horovod's ``join``, parameters of ranks that joined early
+    are out of date: broadcast them from the returned rank.
+
+    Args:
+        device: where Horovod makes the zeros that it sends for a joined rank; on our own runtime,
+            which sends none, without effect.
+
+    Returns:
+        The rank that joined last.
+    """
+    return job.join(device)

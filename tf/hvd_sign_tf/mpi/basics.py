@@ -35,7 +35,7 @@ def size_op(process_set_id: int = 0, name: str | None = None) -> tf.Tensor:
     Raises:
         ValueError: there is no such process set.
     """
-    return _number(lambda: standalone.ranks().process_set(process_set_id).size())
+    return _number(lambda: len(standalone.ranks().process_set(process_set_id).members()))
 
 
 def local_size_op(name: str | None = None) -> tf.Tensor:
@@ -48,7 +48,7 @@ def process_set_included_op(process_set_id: int = 0, name: str | None = None) ->
 
     def look() -> int:
         try:
-            return int(standalone.ranks().process_set(process_set_id).included())
+            return int(bool(standalone.ranks().process_set(process_set_id).included()))
         except ValueError:
             return UNKNOWN_SET
 

@@ -233,7 +233,7 @@ def grouped_reducescatter(
         def grad(*upstream: Any) -> list[tf.Tensor]:
             factor = prescale_factor * postscale_factor
             if op == ReduceOp.Sum:
-                factor *= process_set.size()
+                factor *= len(process_set.members())
             scaled = [tf.convert_to_tensor(g) for g in upstream]
             scaled = [g * tf.cast(factor, g.dtype) for g in scaled]
             return [allgather(g, process_set=process_set) for g in scaled]

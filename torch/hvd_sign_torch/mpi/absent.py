@@ -1,19 +1,6 @@
-"""What only Horovod itself can do, and what to do instead."""
+"""What only Horovod itself raises."""
 
 from __future__ import annotations
-
-from hvd_sign.standalone.absent import Absent
-
-_TIMELINE = "set HVD_SIGN_TIMELINE, which names a file"
-
-SyncBatchNorm = Absent(
-    "SyncBatchNorm",
-    "take torch.nn.SyncBatchNorm with torch.distributed, or torch.nn.GroupNorm, which needs no "
-    "other rank's batch",
-)
-elastic = Absent("elastic", "start a job of a fixed size, and let it go on from a checkpoint")
-start_timeline = Absent("start_timeline", _TIMELINE)
-stop_timeline = Absent("stop_timeline", _TIMELINE)
 
 
 class HorovodInternalError(RuntimeError):

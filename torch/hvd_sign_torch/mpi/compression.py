@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from hvd_sign.compression import Compression as NumpyCompression
+
+class Compressor:
+    """What a compressor of a user's own derives from."""
+
+    @staticmethod
+    def compress(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The tensor that travels, and what ``decompress()`` needs to know."""
+        raise NotImplementedError
+
+    @staticmethod
+    def decompress(tensor: torch.Tensor, context: Any) -> torch.Tensor:
+        """The tensor that came, as the compressed one was."""
+        raise NotImplementedError
 
 
-class FP16Compressor:
+class NoneCompressor(Compressor):
+    """Leaves tensors as they are."""
+
+    @staticmethod
+    def compress(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The tensor itself."""
+        return tensor, None
+
+    @staticmethod
+    def decompress(tensor: torch.Tensor, context: Any) -> torch.Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+class FP16Compressor(Compressor):
     """Makes floating-point tensors fp16.
 
     MPI knows no fp16, so that over MPI alone their sums travel in fp32: this saves no bytes, but
@@ -28,5 +56,5 @@ class FP16Compressor:
 class Compression:
     """The compressors that there are."""
 
-    none = NumpyCompression.none
+    none = NoneCompressor
     fp16 = FP16Compressor

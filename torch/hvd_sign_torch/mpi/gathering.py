@@ -54,7 +54,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """The mean of all ranks' gradients, of which each takes its own rows."""
-        own = ctx.process_set.rank()
+        own = ctx.process_set.place()
         every = allgather(torch.tensor([ctx.rows]), process_set=ctx.process_set)
         starts = every[:own].sum(0).tolist()
         means = _means(gradients, ctx.process_set)
@@ -196,7 +196,11 @@ def alltoall_async(
     """``alltoall``, for ``poll()`` and ``synchronize()``, which returns both its results."""
 
     def make(communicator: Any) -> AllToAll:
-        numbers = splits.tolist() if isinstance(splits, torch.Tensor) else splits
+        numbers = splits
+        if isinstance(splits, torch.Tensor):
+            if splits.is_floating_point():
+                raise ValueError(f"splits: expected integers, got a tensor of {splits.dtype}")
+            numbers = splits.tolist()
         return AllToAll(communicator, items(tensor), numbers)
 
     def finish(result: tuple[Array, Array]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,7 +241,8 @@ def alltoall(
 
     Args:
         tensor: [n, ...].
-        splits: how many rows go to each rank, a tensor or a sequence; None: equal parts.
+        splits: how many rows go to each rank, a tensor of integers or a sequence; None: equal
+            parts.
         name: of the call.
         process_set: the M ranks that take part.
 

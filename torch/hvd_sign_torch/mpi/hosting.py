@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hvd_sign.engine import Handle
+from hvd_sign.errors import TensorError
 from hvd_sign.standalone.operations import Array, Barrier, Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ask
@@ -83,15 +84,15 @@ def begin(
         process_set: the ranks that take part.
 
     Raises:
-        TypeError: a tensor that is none, or sparse; or raised by ``make``. So is ValueError.
+        TensorError: a tensor that is none, or sparse; or raised by ``make``. So is ValueError.
     """
 
     def checked(communicator: Any) -> Kind:
         for tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
-                raise TypeError(f"tensor: expected a torch.Tensor, got {type(tensor).__name__}")
+                raise TensorError(f"tensor: expected a torch.Tensor, got {type(tensor).__name__}")
             if tensor.is_sparse:
-                raise TypeError("tensor: expected a dense one, got a sparse one")
+                raise TensorError("tensor: expected a dense one, got a sparse one")
         call = make(communicator)
         for member, tensor in zip(getattr(call, "members", ()), tensors, strict=False):
             member.types = [dtype_name(tensor)]

@@ -13,6 +13,7 @@ import torch
 from hvd_sign.standalone.groups import ReduceScatters
 from hvd_sign.standalone.operations import AllReduce, Array, ReduceScatter
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign.standalone.ranks import ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, op_or_average
 from hvd_sign_torch.mpi.compression import Compression
 from hvd_sign_torch.mpi.gathering import allgather
@@ -53,6 +54,18 @@ def _reduce(
         return list(tensors)
 
     return begin(AllReduce, make, tensors, finish, name, process_set)
+
+
+def _compressed(
+    kind: str,
+    tensors: Sequence[torch.Tensor],
+    compression: Any,
+    name: str | None,
+    process_set: ProcessSet,
+) -> list[tuple[torch.Tensor, Any]]:
+    """What travels of each tensor, and its context; what is refused ends the other ranks' calls."""
+    with ranks().stream(process_set).refusing(kind, name):
+        return [compression.compress(tensor) for tensor in tensors]
 
 
 def grouped_allreduce_async(
@@ -136,7 +149,7 @@ def grouped_allreduce(
     process_set: ProcessSet = global_process_set,
 ) -> list[torch.Tensor]:
     """``allreduce`` of several tensors in one call."""
-    packed = [compression.compress(tensor) for tensor in tensors]
+    packed = _compressed(AllReduce.kind, tensors, compression, name, process_set)
     asked = average, name, op, prescale_factor, postscale_factor, process_set
     reduced = apply(_AllReduce, asked, *(tensor for tensor, _ in packed))
     return [
@@ -255,7 +268,7 @@ class _ReduceScatter(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """The gradients of all shares; as Horovod's, a sum's are times the number of ranks."""
         _, op, process_set, prescale, postscale = ctx.asked
-        factor = prescale * postscale * (process_set.size() if op == Sum else 1)
+        factor = prescale * postscale * (len(process_set.members()) if op == Sum else 1)
         return None, *(allgather(g * factor, process_set=process_set) for g in gradients)
 
 
@@ -269,7 +282,7 @@ def grouped_reducescatter(
     postscale_factor: float = 1.0,
 ) -> list[torch.Tensor]:
     """``reducescatter`` of several tensors in one call."""
-    packed = [compression.compress(tensor) for tensor in tensors]
+    packed = _compressed(ReduceScatter.kind, tensors, compression, name, process_set)
     asked = name, op, process_set, prescale_factor, postscale_factor
     shares = apply(_ReduceScatter, asked, *(tensor for tensor, _ in packed))
     return [

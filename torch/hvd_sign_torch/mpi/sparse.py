@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hvd_sign.errors import OperationError
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign_torch.mpi.gathering import allgather_async
 from hvd_sign_torch.mpi.hosting import synchronize
@@ -28,10 +29,10 @@ def sparse_allreduce_async(
         What waits for the result and returns it: all ranks' entries, not coalesced.
 
     Raises:
-        ValueError: another operation.
+        OperationError: another operation.
     """
     if op not in (Average, Sum):
-        raise ValueError(f"op: of sparse tensors expected Average or Sum, got {op!r}")
+        raise OperationError(f"op: of sparse tensors expected Average or Sum, got {op!r}")
     places = tensor._indices().t().contiguous()
     gathered_places = allgather_async(places, f"{name}.indices", process_set)
     gathered_values = allgather_async(tensor._values(), f"{name}.values", process_set)
@@ -40,7 +41,7 @@ def sparse_allreduce_async(
         indices = synchronize(gathered_places).t()
         values = synchronize(gathered_values)
         if op == Average:
-            values = values / process_set.size()
+            values = values / len(process_set.members())
         return torch.sparse_coo_tensor(indices, values, tensor.shape, check_invariants=False)
 
     return wait
