@@ -14,6 +14,7 @@ from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
     allgather,
     allreduce,
     broadcast,
+    broadcast_global_variables,
     load_model,
     reducescatter,
 )

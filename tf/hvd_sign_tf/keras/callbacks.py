@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hvd_sign_tf.bridge import legal
 from hvd_sign_tf.keras.schedules import LearningRateScheduleCallback, LearningRateWarmupCallback
+from hvd_sign_tf.keras.sessions import value_of
 from hvd_sign_tf.optimizer import ExchangingOptimizer
 from hvd_sign_tf.worlds import job, plain
 
@@ -78,7 +80,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         if self.broadcast_done:
             return
         built = tf.constant([int(self.model.built)])
-        if int(plain.allreduce(built, op=plain.Min, name="hvd_sign.built")[0]):
+        if int(value_of(plain.allreduce(built, op=plain.Min, name="hvd_sign.built"))[0]):
             self._broadcast()
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -93,7 +95,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         with tf.device(self.device):
             for variables in (model.weights, optimizer_variables(optimizer)):
                 shared = [variable for variable in variables if id(variable) not in local]
-                plain.broadcast_variables(shared, root_rank=self.root_rank)
+                value_of(plain.broadcast_variables(shared, root_rank=self.root_rank))
         if hasattr(optimizer, "broadcast_exchange_state"):
             optimizer.broadcast_exchange_state(self.root_rank)
         self.broadcast_done = True
@@ -129,11 +131,12 @@ class MetricAverageCallback(tf.keras.callbacks.Callback):
         if not logs:
             return
         names = sorted(logs)
+        name = legal(f"metrics {names}")
         with tf.device(self.device):
             own = [tf.constant(np.asarray(logs[name]), tf.float64) for name in names]
-            means = plain.grouped_allreduce(own, op=plain.Average, name=f"metrics {names}")
-        for name, mean in zip(names, means, strict=True):
-            logs[name] = mean.numpy() if mean.shape.rank else float(mean)
+            means = plain.grouped_allreduce(own, op=plain.Average, name=name)
+        for name, mean in zip(names, value_of(means), strict=True):
+            logs[name] = np.asarray(mean) if mean.shape else float(mean)
 
 
 class BestModelCheckpoint(tf.keras.callbacks.ModelCheckpoint):

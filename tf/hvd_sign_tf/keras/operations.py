@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from hvd_sign_tf import ops
 from hvd_sign_tf import optimizer as voting
+from hvd_sign_tf.keras.sessions import value_of
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.state import STATE_FILE
 from hvd_sign_tf.worlds import plain
@@ -54,6 +55,15 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     )
 
 
+def broadcast_global_variables(root_rank: int) -> None:
+    """Gives every rank one rank's values of a ``tf.compat.v1`` graph's variables.
+
+    Raises:
+        RuntimeError: eagerly, where no variable is global.
+    """
+    value_of(plain.broadcast_global_variables(root_rank))
+
+
 def allreduce(
     value: Any,
     name: str | None = None,
@@ -65,31 +75,33 @@ def allreduce(
     **vote: Any,
 ) -> tf.Tensor:
     """``hvd_sign.tensorflow.allreduce`` of whatever becomes a tensor."""
-    return ops.allreduce(
-        tf.convert_to_tensor(value),
-        average,
-        compression=compression,
-        op=op,
-        prescale_factor=prescale_factor,
-        postscale_factor=postscale_factor,
-        name=name,
-        **vote,
+    return value_of(
+        ops.allreduce(
+            tf.convert_to_tensor(value),
+            average,
+            compression=compression,
+            op=op,
+            prescale_factor=prescale_factor,
+            postscale_factor=postscale_factor,
+            name=name,
+            **vote,
+        )
     )
 
 
 def allgather(value: Any, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.allgather`` of whatever becomes a tensor."""
-    return plain.allgather(tf.convert_to_tensor(value), name=name)
+    return value_of(plain.allgather(tf.convert_to_tensor(value), name=name))
 
 
 def broadcast(value: Any, root_rank: int, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.broadcast`` of whatever becomes a tensor."""
-    return plain.broadcast(tf.convert_to_tensor(value), root_rank, name=name)
+    return value_of(plain.broadcast(tf.convert_to_tensor(value), root_rank, name=name))
 
 
 def reducescatter(value: Any, name: str | None = None, op: Any = plain.Average) -> tf.Tensor:
     """``hvd_sign.tensorflow.reducescatter`` of whatever becomes a tensor."""
-    return plain.reducescatter(tf.convert_to_tensor(value), op=op, name=name)
+    return value_of(plain.reducescatter(tf.convert_to_tensor(value), op=op, name=name))
 
 
 def load_model(
