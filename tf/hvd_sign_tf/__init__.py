@@ -13,7 +13,7 @@ import hvd_sign_tf.keras as keras  # Horovod's may be an attribute already
 from hvd_sign_tf.ops import allreduce, grouped_allreduce
 from hvd_sign_tf.optimizer import DistributedOptimizer
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.tape import DistributedGradientTape
+from hvd_sign_tf.tape import DistributedGradientTape, PartialDistributedGradientTape
 from hvd_sign_tf.worlds import (
     add_process_set,
     barrier,

@@ -11,6 +11,7 @@ from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
 import hvd_sign_tf.keras.callbacks as callbacks  # Horovod's is an attribute already
 from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
     DistributedOptimizer,
+    PartialDistributedOptimizer,
     allgather,
     allreduce,
     broadcast,

@@ -12,8 +12,9 @@ import tensorflow as tf
 from hvd_sign_tf.bridge import legal
 from hvd_sign_tf.keras.schedules import LearningRateScheduleCallback, LearningRateWarmupCallback
 from hvd_sign_tf.keras.sessions import value_of
-from hvd_sign_tf.optimizer import ExchangingOptimizer
+from hvd_sign_tf.local import LocalVariables
 from hvd_sign_tf.worlds import job, plain
+from hvd_sign_tf.wrapping import ExchangingOptimizer
 
 __all__ = [
     "BestModelCheckpoint",
@@ -47,7 +48,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         self.root_rank = root_rank
         self.device = device
         self.broadcast_done = False
-        self._local: list[Any] = []
+        self._local = LocalVariables()
         if local_variables is None:
             local_variables = []
         elif hasattr(local_variables, "assign"):
@@ -59,7 +60,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
 
     def register_local_var(self, var: Any) -> None:
         """Leaves a variable to each rank."""
-        self._local.append(var)
+        self._local.register(var)
 
     def set_model(self, model: Any) -> None:
         """Takes the model, and switches XLA off if its steps call the host."""
@@ -90,11 +91,10 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
 
     def _broadcast(self) -> None:
         model, optimizer = self.model, self.model.optimizer
-        local = set(map(id, self._local))
         build_optimizer(optimizer, model.trainable_variables)
         with tf.device(self.device):
             for variables in (model.weights, optimizer_variables(optimizer)):
-                shared = [variable for variable in variables if id(variable) not in local]
+                shared = [variable for variable in variables if variable not in self._local]
                 value_of(plain.broadcast_variables(shared, root_rank=self.root_rank))
         if hasattr(optimizer, "broadcast_exchange_state"):
             optimizer.broadcast_exchange_state(self.root_rank)

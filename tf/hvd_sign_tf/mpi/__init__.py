@@ -35,7 +35,6 @@ from hvd_sign.standalone.reduce_op import ReduceOp
 from hvd_sign.standalone.reduce_op import op_or_average as handle_average_backwards_compatibility
 from hvd_sign_tf.mpi.absent import (
     BroadcastGlobalVariablesHook,
-    PartialDistributedGradientTape,
     SyncBatchNormalization,
     broadcast_global_variables,
     elastic,
@@ -76,7 +75,6 @@ __all__ = [
     "Compression",
     "Max",
     "Min",
-    "PartialDistributedGradientTape",
     "ProcessSet",
     "Product",
     "Sum",
