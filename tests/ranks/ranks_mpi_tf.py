@@ -154,8 +154,10 @@ def test_what_is_absent_names_what_to_do(hvd_tf, name, instead):
 
 
 def test_elastic_is_absent(hvd_tf):
-    with pytest.raises(RuntimeError, match=r"hvd\.elastic needs Horovod itself"):
+    with pytest.raises(RuntimeError, match=r"hvd\.elastic\.run needs Horovod itself"):
         hvd_tf.elastic.run(print)
+    with pytest.raises(RuntimeError, match=r"hvd\.elastic\.KerasState needs Horovod itself"):
+        hvd_tf.keras.elastic.KerasState(None)
 
 
 @pytest.mark.parametrize("compression", ["none", "fp16"])

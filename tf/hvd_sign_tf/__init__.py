@@ -5,6 +5,7 @@ from hvd_sign_tf.require import runtime
 # Horovod's names, or those of our own MPI runtime, first; ours, below, replace some of them.
 if runtime() == "horovod":
     from horovod.tensorflow import *
+    from hvd_sign_tf import horovod_elastic as elastic
 else:
     from hvd_sign_tf.mpi import *
 
