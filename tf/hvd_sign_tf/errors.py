@@ -32,6 +32,14 @@ class StallError(tf.errors.UnknownError, errors.StallError):
     """``hvd_sign.errors.StallError``."""
 
 
+class OperationError(tf.errors.UnknownError, errors.OperationError):
+    """``hvd_sign.errors.OperationError``."""
+
+
+class TensorError(tf.errors.InvalidArgumentError, errors.TensorError):
+    """``hvd_sign.errors.TensorError``."""
+
+
 class RefusedError(tf.errors.InvalidArgumentError, ValueError):
     """An argument that this rank alone need look at, such as a process set that it is none of."""
 
@@ -46,6 +54,8 @@ _KINDS = {
     errors.DisagreementError: DisagreementError,
     errors.RankLostError: RankLostError,
     errors.StallError: StallError,
+    errors.OperationError: OperationError,
+    errors.TensorError: TensorError,
 }
 
 

@@ -7,11 +7,11 @@ Attributes:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import tensorflow as tf
 
-from hvd_sign.runtime import load_mpi
 from hvd_sign_tf.require import BINDING
 
 plain = BINDING.plain
@@ -26,9 +26,9 @@ def _collectives() -> Any:
 def _gather(number: int) -> list[int]:
     # Without TensorFlow where that can be: programs choose its devices and threads after init(),
     # which has to be before its first operation.
-    world = load_mpi().COMM_WORLD
-    if world.Get_size() == plain.size():
-        numbers = dict(world.allgather((plain.rank(), number)))
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() == plain.size():
+        numbers = dict(mpi.COMM_WORLD.allgather((plain.rank(), number)))
         return [numbers[rank] for rank in range(plain.size())]
     # In a graph of its own, since the program may have switched eager mode off.
     v1 = tf.compat.v1
