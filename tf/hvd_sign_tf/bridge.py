@@ -53,7 +53,9 @@ def in_old_graph() -> bool:
 def name_in_graph(kind: str, name: str | None, tensor: Any) -> str | None:
     """The name of an operation: its own, or in a graph, where it runs often, its tensor's."""
     if name is None and not tf.executing_eagerly():
-        return f"{kind}.{legal(tensor.name)}"
+        # What comes from outside has none before it is in the graph.
+        named = tensor if hasattr(tensor, "name") else tf.identity(tensor)
+        return f"{kind}.{legal(named.name)}"
     return name
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +14,8 @@ from hvd_sign_tf.local import LocalVariables, variables_of
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.wish import Wish, make_wish
 from hvd_sign_tf.worlds import job, plain
+
+logger = logging.getLogger("hvd_sign")
 
 
 class ExchangingTape(tf.GradientTape):
@@ -142,7 +146,23 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
             process_set,
             scale_local_gradients,
         )
-    return ExchangingTape(gradtape, _shared(wish), loss_scale_optimizer)
+    exchanges = _shared(wish)
+    mixed = tf.keras.mixed_precision.global_policy().name == "mixed_float16"
+    seen = wish.poisons and not exchanges.unscaled_verdicts
+    if wish.votes and mixed and loss_scale_optimizer is None and not seen:
+        _warn_of_scaling()
+    return ExchangingTape(gradtape, exchanges, loss_scale_optimizer)
+
+
+@cache
+def _warn_of_scaling() -> None:
+    """Tells, once and on rank 0, that a loss scaler which the tape does not know goes wrong."""
+    if job.rank() == 0:
+        logger.warning(
+            "hvd.DistributedGradientTape votes under the policy mixed_float16, whose "
+            "LossScaleOptimizer divides verdicts by the loss's scale and does not see which steps "
+            "overflow; give loss_scale_optimizer=optimizer"
+        )
 
 
 def PartialDistributedGradientTape(  # noqa: N802, the name that Horovod's users know
