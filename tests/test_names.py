@@ -20,15 +20,33 @@ MODULES = {
         "torch.optimizer",
         "torch.sync_batch_norm",
     ],
+    "tensorflow": [
+        "tensorflow",
+        "tensorflow.compression",
+        "tensorflow.elastic",
+        "tensorflow.functions",
+        "tensorflow.gradient_aggregation",
+        "tensorflow.gradient_aggregation_eager",
+        "tensorflow.keras",
+        "tensorflow.keras.callbacks",
+        "tensorflow.keras.elastic",
+        "tensorflow.mpi_ops",
+        "tensorflow.sync_batch_norm",
+        "tensorflow.util",
+        "keras",
+        "keras.callbacks",
+        "keras.elastic",
+    ],
 }
 """Of each framework: Horovod's modules, which ``hvd_sign`` has too."""
 
-# What nothing stands for on our own runtime: how Horovod calls its native library.
+# What nothing stands for on our own runtime: how Horovod calls its library, and its small helpers.
 INSIDE_HOROVOD = {
     *("HorovodAllgather", "HorovodAllreduce", "HorovodAlltoall", "HorovodBroadcast"),
     *("HorovodGroupedAllgather", "HorovodGroupedAllreduce", "HorovodGroupedReducescatter"),
     *("HorovodReducescatter", "check_installed_version"),
-    *("get_average_backwards_compatibility_fun", "split_list"),
+    *("get_average_backwards_compatibility_fun", "get_ext_suffix", "split_list"),
+    *("apply_op_to_not_none_tensors", "get_not_none_from_list", "is_version_greater_equal_than"),
 }
 
 COMPARE = """

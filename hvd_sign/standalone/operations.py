@@ -116,9 +116,16 @@ class AllReduce(Collective):
             for sent, got in pieces(numbers, reduced):
                 request = self.communicator.Iallreduce(sent, got, op)
                 yield Request(request, sent, got)
-            if self.op is ReduceOp.Average:
-                reduced = divided(reduced, self.communicator.Get_size())
-            self._results.append(scaled(reduced, self.postscale).astype(array.dtype, copy=False))
+            reduced = self.finished(reduced)
+            self._results.append(reduced.astype(array.dtype, copy=False))
+
+    def finished(self, reduced: Array) -> Array:
+        """Reduced numbers divided, for a mean, and scaled; integers are rounded once."""
+        mean = self.op is ReduceOp.Average
+        size = self.communicator.Get_size() if mean else 1
+        if mean and self.postscale == 1.0:
+            return divided(reduced, size)
+        return scaled(reduced, self.postscale / size)
 
     def result(self) -> list[Array]:
         """The reduced arrays."""
@@ -166,9 +173,7 @@ class ReduceScatter(Collective):
             numbers, share, counts, mpi_op(self._whole.op, numbers)
         )
         yield Request(request, numbers, share)
-        if self._whole.op is ReduceOp.Average:
-            share = divided(share, size)
-        self._share = scaled(share, self._whole.postscale).astype(array.dtype, copy=False)
+        self._share = self._whole.finished(share).astype(array.dtype, copy=False)
 
     def result(self) -> Array:
         """This rank's share."""

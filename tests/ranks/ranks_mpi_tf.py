@@ -27,6 +27,36 @@ def test_more_types_are_reduced(hvd_tf, world, dtype):
         np.testing.assert_array_equal(array(tf.cast(gathered, tf.float64)), every.reshape(-1))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fractions"),
+    [("uint8", "float32"), ("int8", "float32"), ("int32", "float64"), ("int64", "float64")],
+)
+def test_means_of_integer_slices_are_fractions(hvd_tf, world, dtype, fractions):
+    slices = tf.IndexedSlices(
+        tf.constant([[world.rank + 1]], dtype), tf.constant([0]), tf.constant([2, 1])
+    )
+    for mode in (lambda f: f, tf.function):
+        for got in (
+            mode(lambda: hvd_tf.allreduce(slices))(),
+            mode(lambda: hvd_tf.grouped_allreduce([slices])[0])(),
+        ):
+            assert got.values.dtype.name == fractions
+            total = float(tf.reduce_sum(tf.convert_to_tensor(got)))
+            np.testing.assert_allclose(total, (world.size + 1) / 2, rtol=1e-6)
+
+
+def test_means_of_integers_are_rounded_once(hvd_tf, world):
+    mine = np.array([-7, -3, 5, 100]) + world.rank * np.array([8, 5, 1, 1])
+    halves = np.trunc(np.array(world.allgather(mine)) / 2)
+    expected = np.trunc(halves.sum(0) * 1.5 / world.size)  # not rounded after the division too
+    factors = {"prescale_factor": 0.5, "postscale_factor": 1.5}
+    tensor = tf.constant(mine)
+    np.testing.assert_array_equal(array(hvd_tf.allreduce(tensor, **factors)), expected)
+    shares = np.array_split(expected, world.size)
+    got = hvd_tf.reducescatter(tensor, **factors)
+    np.testing.assert_array_equal(array(got), shares[world.rank])
+
+
 def test_booleans(hvd_tf, world):
     mine = tf.constant([world.rank == 0, True, False])
     assert array(hvd_tf.allreduce(mine, op=hvd_tf.Max)).tolist() == [True, True, False]
@@ -65,6 +95,17 @@ def test_one_operation_twice_in_a_graph_on_one_tensor(hvd_tf, world):
     for _ in range(3):
         most, least = twice(tf.constant(world.rank))
         assert (int(most), int(least)) == (world.size - 1, 0)
+
+
+def test_a_tensor_from_outside_of_the_graph(hvd_tf, world):
+    number = tf.constant([world.rank + 1.0])
+    both = tf.function(
+        lambda: (hvd_tf.allreduce(number), hvd_tf.allreduce(number, op=hvd_tf.MajorityVote))
+    )
+    for _ in range(2):
+        mean, verdict = both()
+        np.testing.assert_allclose(mean, [(world.size + 1) / 2])
+        assert array(verdict).tolist() == [1.0]
 
 
 def test_variables_in_several_calls(hvd_tf, world, monkeypatch):
@@ -142,7 +183,6 @@ def test_xla_and_old_graphs_are_refused(hvd_tf):
     ("name", "instead"),
     [
         ("SyncBatchNormalization", "BatchNormalization"),
-        ("PartialDistributedGradientTape", "DistributedGradientTape"),
         ("start_timeline", "HVD_SIGN_TIMELINE"),
         ("stop_timeline", "HVD_SIGN_TIMELINE"),
         ("broadcast_global_variables", "broadcast_variables"),
@@ -155,8 +195,10 @@ def test_what_is_absent_names_what_to_do(hvd_tf, name, instead):
 
 
 def test_elastic_is_absent(hvd_tf):
-    with pytest.raises(RuntimeError, match=r"hvd\.elastic needs Horovod itself"):
+    with pytest.raises(RuntimeError, match=r"hvd\.elastic\.run needs Horovod itself"):
         hvd_tf.elastic.run(print)
+    with pytest.raises(RuntimeError, match=r"hvd\.elastic\.KerasState needs Horovod itself"):
+        hvd_tf.keras.elastic.KerasState(None)
 
 
 @pytest.mark.parametrize("compression", ["none", "fp16"])

@@ -20,6 +20,8 @@ from tf_helpers import (
     variables,
 )
 
+import hvd_sign_tf
+
 TIES = ("coin", "zero", "positive")
 MODES = ("eager", "graph")
 
@@ -272,3 +274,29 @@ def test_sums_in_place_of_means(hvd_tf, world):
     wanted = np.arange(4.0) * world.size + sum(range(world.size))
     (found,) = tape.gradient(target, [variable])
     np.testing.assert_allclose(found.numpy(), wanted)
+
+
+def test_a_loss_scaler_that_the_tape_does_not_know_is_warned_of_once(hvd_tf, world, caplog):
+    def warnings(policy, **options):
+        tf.keras.mixed_precision.set_global_policy(policy)
+        caplog.clear()
+        hvd_sign_tf.tape._warn_of_scaling.cache_clear()
+        try:
+            for _ in range(2):
+                with tf.GradientTape() as tape:
+                    pass
+                hvd_tf.DistributedGradientTape(tape, **options)
+        finally:
+            tf.keras.mixed_precision.set_global_policy("float32")
+        return [r for r in caplog.records if "loss_scale_optimizer=optimizer" in r.getMessage()]
+
+    vote = {"op": hvd_tf.MajorityVote}
+    inner = tf.keras.optimizers.SGD(0.1)
+    scaler = tf.keras.mixed_precision.LossScaleOptimizer(inner)
+    expected = 1 if world.rank == 0 else 0
+    assert len(warnings("mixed_float16", **vote)) == expected
+    assert len(warnings("mixed_float16", scale="mean_abs", **vote)) == expected
+    assert warnings("mixed_float16", scale="mean_abs", nonfinite="skip", **vote) == []
+    assert warnings("mixed_float16", loss_scale_optimizer=scaler, **vote) == []
+    assert warnings("mixed_bfloat16", **vote) == []
+    assert warnings("mixed_float16") == []

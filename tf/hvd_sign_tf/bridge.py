@@ -39,15 +39,29 @@ def check_context(who: str) -> None:
     graph = tf.compat.v1.get_default_graph()
     if GraphOrParentsInXlaContext(graph):
         raise RuntimeError(f"{who}: {NO_XLA}")
-    if not isinstance(graph, tf.__internal__.FuncGraph) or graph.name.startswith("Dataset_"):
+    if in_old_graph() or graph.name.startswith("Dataset_"):
         raise RuntimeError(f"{who}: {NO_GRAPH}")
+
+
+def in_old_graph() -> bool:
+    """Whether operations become nodes of a ``tf.compat.v1`` graph, which sessions run."""
+    if tf.executing_eagerly():
+        return False
+    return not isinstance(tf.compat.v1.get_default_graph(), tf.__internal__.FuncGraph)
 
 
 def name_in_graph(kind: str, name: str | None, tensor: Any) -> str | None:
     """The name of an operation: its own, or in a graph, where it runs often, its tensor's."""
     if name is None and not tf.executing_eagerly():
-        return f"{kind}.{re.sub('[^a-zA-Z0-9_]', '_', tensor.name)}"
+        # What comes from outside has none before it is in the graph.
+        named = tensor if hasattr(tensor, "name") else tf.identity(tensor)
+        return f"{kind}.{legal(named.name)}"
     return name
+
+
+def legal(name: str) -> str:
+    """A name without characters that graphs do not take."""
+    return re.sub("[^a-zA-Z0-9_]", "_", name)
 
 
 def empty(shape: Any, dtype: Any) -> tf.Tensor:

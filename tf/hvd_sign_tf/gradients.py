@@ -163,9 +163,11 @@ class GradientExchange(ABC):
                 else:
                     self._sums[ordinal] += gradient
             gradient = self._sums.get(ordinal)
+        self._places[ordinal] = out
         if self._pass == self.passes - 1:
-            self._places[ordinal] = out
             self.ready(ordinal, gradient, out)
+        else:  # shows what there is so far, as Horovod
+            out[...] = 0 if gradient is None else gradient
 
     def _end_pass(self) -> bool:
         self._begun = False
@@ -233,24 +235,24 @@ class GradientVotes(GradientExchange):
         return self.session.finish(lambda ordinal: HostVoter(None, None))
 
     def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
-        """Shows a step that does not count as Inf, if asked to."""
-        if counts or not self._poisons:
-            return counts
+        """Shows a step that does not count as Inf, if asked to; else as zeros."""
+        if counts:
+            return True
         for out in outs:
-            out.fill(np.inf)
-        return True
+            out.fill(np.inf if self._poisons else 0)
+        return self._poisons
 
 
 Finish = Callable[[list[Array]], list[Array]]
 
 
 class GradientSums(GradientExchange):
-    """A dense allreduce of gradients, for runtimes that have no such operation of their own.
+    """What becomes of all gradients together where nothing is voted on, such as an allreduce.
 
     Args:
         specs: of the gradients that there are.
         passes: as for all.
-        reduce: what all ranks do together, from arrays to as many of the same shapes.
+        reduce: what is done with their sums, from arrays to as many of the same shapes.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], passes: int, reduce: Finish) -> None:
@@ -259,7 +261,7 @@ class GradientSums(GradientExchange):
         self._given: list[tuple[Array, Array]] = []
 
     def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
-        """Keeps a gradient for the allreduce of all."""
+        """Keeps a gradient until all are there."""
         assert gradient is not None
         self._given.append((gradient, out))
 
@@ -269,7 +271,7 @@ class GradientSums(GradientExchange):
         return False
 
     def finish(self) -> bool:
-        """One allreduce of all."""
+        """Reduces all."""
         given, self._given = self._given, []
         reduced = self._reduce([gradient for gradient, _ in given])
         for (_, out), array in zip(given, reduced, strict=True):

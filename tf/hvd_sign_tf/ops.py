@@ -15,6 +15,7 @@ from hvd_sign.collectives import check_dtype
 from hvd_sign.process import check_not_forked
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_tf import bridge
+from hvd_sign_tf.errors import told_as_horovod
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.worlds import job, plain
 
@@ -123,9 +124,10 @@ def allreduce(
             ignore_name_scope,
         )
         return result
-    (verdict,) = _vote(
-        [tensor], op, average, name, prescale_factor, postscale_factor, process_set, vote
-    )
+    with told_as_horovod():
+        (verdict,) = _vote(
+            [tensor], op, average, name, prescale_factor, postscale_factor, process_set, vote
+        )
     return verdict
 
 
@@ -163,4 +165,7 @@ def grouped_allreduce(
                 name,
             )
         )
-    return _vote(tensors, op, average, name, prescale_factor, postscale_factor, process_set, vote)
+    with told_as_horovod():
+        return _vote(
+            tensors, op, average, name, prescale_factor, postscale_factor, process_set, vote
+        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
 
 from hvd_sign_tf.bridge import check_context
 from hvd_sign_tf.exchanges import Exchanges
+from hvd_sign_tf.local import LocalVariables, variables_of
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.wish import Wish, make_wish
 from hvd_sign_tf.worlds import job, plain
+
+logger = logging.getLogger("hvd_sign")
 
 
 class ExchangingTape(tf.GradientTape):
@@ -20,6 +25,11 @@ class ExchangingTape(tf.GradientTape):
         self.__dict__.update(tape.__dict__)
         self._hvd_sign_exchanges = exchanges
         self._hvd_sign_scaler = scaler
+        self._hvd_sign_local = LocalVariables()
+
+    def register_local_source(self, source: Any) -> None:
+        """Keeps a source's gradient to this rank, divided by their number as is asked for."""
+        self._hvd_sign_local.register(source)
 
     def jacobian(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: a vote on each row is nothing that anybody wants.
@@ -44,18 +54,19 @@ class ExchangingTape(tf.GradientTape):
         own = super().gradient(target, sources, *args, **kwargs)
         variables = tf.nest.flatten(sources)
         gradients = tf.nest.flatten(own, expand_composites=False)
-        results, _ = self._hvd_sign_exchanges.exchange(gradients, variables)
-        if self._hvd_sign_scaler is not None:
-            results = [scaled(result, self._hvd_sign_scaler) for result in results]
+        results, _ = self._hvd_sign_exchanges.exchange(
+            gradients, variables, self._hvd_sign_local, self._hvd_sign_scaler
+        )
         return tf.nest.pack_sequence_as(sources, results)
 
-
-def scaled(verdict: Any, scaler: Any) -> Any:
-    """A verdict with the scale that the gradients had, for a scaler that divides by it."""
-    if verdict is None:
-        return None
-    scale = scaler.loss_scale if hasattr(scaler, "loss_scale") else scaler.dynamic_scale
-    return verdict * tf.cast(tf.convert_to_tensor(scale), verdict.dtype)
+    def get_local_and_global_gradients(
+        self, target: Any, sources: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[Any], list[Any]]:
+        """``gradient()`` as pairs (source, gradient), those of local sources apart and first."""
+        variables = tf.nest.flatten(sources)
+        pairs = list(zip(variables, self.gradient(target, variables, *args, **kwargs), strict=True))
+        local = [pair for pair in pairs if pair[0] in self._hvd_sign_local]
+        return local, [pair for pair in pairs if pair[0] not in self._hvd_sign_local]
 
 
 _exchanges: dict[Any, Exchanges] = {}
@@ -119,6 +130,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         num_groups=num_groups,
         groups=groups,
         poisons=loss_scale_optimizer is not None or vote.get("nonfinite") == "skip",
+        scale_local_gradients=scale_local_gradients,
     )
     if not wish.votes and job.runtime == "horovod":
         return plain.DistributedGradientTape(
@@ -135,6 +147,65 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
             scale_local_gradients,
         )
     exchanges = _shared(wish)
-    return ExchangingTape(
-        gradtape, exchanges, loss_scale_optimizer if exchanges.unscaled_verdicts else None
+    mixed = tf.keras.mixed_precision.global_policy().name == "mixed_float16"
+    seen = wish.poisons and not exchanges.unscaled_verdicts
+    if wish.votes and mixed and loss_scale_optimizer is None and not seen:
+        _warn_of_scaling()
+    return ExchangingTape(gradtape, exchanges, loss_scale_optimizer)
+
+
+@cache
+def _warn_of_scaling() -> None:
+    """Tells, once and on rank 0, that a loss scaler which the tape does not know goes wrong."""
+    if job.rank() == 0:
+        logger.warning(
+            "hvd.DistributedGradientTape votes under the policy mixed_float16, whose "
+            "LossScaleOptimizer divides verdicts by the loss's scale and does not see which steps "
+            "overflow; give loss_scale_optimizer=optimizer"
+        )
+
+
+def PartialDistributedGradientTape(  # noqa: N802, the name that Horovod's users know
+    gradtape: tf.GradientTape,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    sparse_as_dense: bool = False,
+    op: Any = None,
+    gradient_predivide_factor: float = 1.0,
+    num_groups: int = 0,
+    groups: Any = None,
+    process_set: Any = plain.global_process_set,
+    local_layers: Any = None,
+    scale_local_gradients: bool = True,
+    **vote: Any,
+) -> Any:
+    """A ``DistributedGradientTape`` that keeps the gradients of some layers to each rank.
+
+    Its other arguments, a vote's own included, are those of ``DistributedGradientTape``.
+
+    Args:
+        local_layers: one layer of Keras or several, whose trainable variables are local.
+        scale_local_gradients: their gradients are divided by the number of ranks.
+
+    Raises:
+        ValueError: as ``DistributedGradientTape``; or what are no layers.
+    """
+    local = variables_of(local_layers)
+    tape = DistributedGradientTape(
+        gradtape,
+        device_dense,
+        device_sparse,
+        compression,
+        sparse_as_dense,
+        op,
+        gradient_predivide_factor,
+        num_groups,
+        groups,
+        process_set,
+        scale_local_gradients,
+        **vote,
     )
+    for variable in local:
+        tape.register_local_source(variable)
+    return tape

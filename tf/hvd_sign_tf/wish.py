@@ -29,6 +29,7 @@ class Wish:
         groups: of gradients that share messages, as Horovod has them.
         predivide: part of a mean's divisor that comes before the sum.
         poisons: a step that does not count is shown as Inf in all gradients.
+        scale_local: gradients of local variables are divided by the number of ranks.
     """
 
     op: Any
@@ -42,6 +43,7 @@ class Wish:
     groups: Any = None
     predivide: float = 1.0
     poisons: bool = False
+    scale_local: bool = True
 
     def key(self) -> Any:
         """Equal for equal wishes."""
@@ -71,6 +73,7 @@ def make_wish(
     num_groups: int = 0,
     groups: Any = None,
     poisons: bool = False,
+    scale_local_gradients: bool = True,
 ) -> Wish:
     """Checks arguments.
 
@@ -103,4 +106,5 @@ def make_wish(
         groups if groups is not None else (num_groups or None),
         gradient_predivide_factor,
         poisons,
+        scale_local_gradients,
     )

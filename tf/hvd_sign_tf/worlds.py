@@ -7,9 +7,9 @@ Attributes:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from hvd_sign_tf.require import BINDING
@@ -24,8 +24,17 @@ def _collectives() -> Any:
 
 
 def _gather(number: int) -> list[int]:
-    numbers = plain.allgather(np.array([number], np.int64), name="hvd_sign.mpi_ranks")
-    return [int(n) for n in numbers]
+    # Without TensorFlow where that can be: programs choose its devices and threads after init(),
+    # which has to be before its first operation.
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and mpi.COMM_WORLD.Get_size() == plain.size():
+        numbers = dict(mpi.COMM_WORLD.allgather((plain.rank(), number)))
+        return [numbers[rank] for rank in range(plain.size())]
+    # In a graph of its own, since the program may have switched eager mode off.
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session(config=v1.ConfigProto(device_count={"GPU": 0})) as run:
+        mine = tf.constant([number], tf.int64)
+        return [int(n) for n in run.run(plain.allgather(mine, name="hvd_sign.mpi_ranks"))]
 
 
 job = BINDING.make_job(_collectives, _gather)

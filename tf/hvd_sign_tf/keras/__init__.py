@@ -9,11 +9,13 @@ else:
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
 import hvd_sign_tf.keras.callbacks as callbacks  # Horovod's is an attribute already
-from hvd_sign_tf.keras.operations import (  # type: ignore[assignment]
+from hvd_sign_tf.keras.operations import (
     DistributedOptimizer,
+    PartialDistributedOptimizer,
     allgather,
     allreduce,
     broadcast,
+    broadcast_global_variables,
     load_model,
     reducescatter,
 )

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hvd_sign_tf.bridge import legal
 from hvd_sign_tf.keras.schedules import LearningRateScheduleCallback, LearningRateWarmupCallback
-from hvd_sign_tf.optimizer import ExchangingOptimizer
+from hvd_sign_tf.keras.sessions import value_of
+from hvd_sign_tf.local import LocalVariables
 from hvd_sign_tf.worlds import job, plain
+from hvd_sign_tf.wrapping import ExchangingOptimizer
 
 __all__ = [
     "BestModelCheckpoint",
@@ -45,7 +48,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         self.root_rank = root_rank
         self.device = device
         self.broadcast_done = False
-        self._local: list[Any] = []
+        self._local = LocalVariables()
         if local_variables is None:
             local_variables = []
         elif hasattr(local_variables, "assign"):
@@ -57,7 +60,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
 
     def register_local_var(self, var: Any) -> None:
         """Leaves a variable to each rank."""
-        self._local.append(var)
+        self._local.register(var)
 
     def set_model(self, model: Any) -> None:
         """Takes the model, and switches XLA off if its steps call the host."""
@@ -78,7 +81,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         if self.broadcast_done:
             return
         built = tf.constant([int(self.model.built)])
-        if int(plain.allreduce(built, op=plain.Min, name="hvd_sign.built")[0]):
+        if int(value_of(plain.allreduce(built, op=plain.Min, name="hvd_sign.built"))[0]):
             self._broadcast()
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -88,12 +91,11 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
 
     def _broadcast(self) -> None:
         model, optimizer = self.model, self.model.optimizer
-        local = set(map(id, self._local))
         build_optimizer(optimizer, model.trainable_variables)
         with tf.device(self.device):
             for variables in (model.weights, optimizer_variables(optimizer)):
-                shared = [variable for variable in variables if id(variable) not in local]
-                plain.broadcast_variables(shared, root_rank=self.root_rank)
+                shared = [variable for variable in variables if variable not in self._local]
+                value_of(plain.broadcast_variables(shared, root_rank=self.root_rank))
         if hasattr(optimizer, "broadcast_exchange_state"):
             optimizer.broadcast_exchange_state(self.root_rank)
         self.broadcast_done = True
@@ -129,11 +131,12 @@ class MetricAverageCallback(tf.keras.callbacks.Callback):
         if not logs:
             return
         names = sorted(logs)
+        name = legal(f"metrics {names}")
         with tf.device(self.device):
             own = [tf.constant(np.asarray(logs[name]), tf.float64) for name in names]
-            means = plain.grouped_allreduce(own, op=plain.Average, name=f"metrics {names}")
-        for name, mean in zip(names, means, strict=True):
-            logs[name] = mean.numpy() if mean.shape.rank else float(mean)
+            means = plain.grouped_allreduce(own, op=plain.Average, name=name)
+        for name, mean in zip(names, value_of(means), strict=True):
+            logs[name] = np.asarray(mean) if mean.shape else float(mean)
 
 
 class BestModelCheckpoint(tf.keras.callbacks.ModelCheckpoint):

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from hvd_sign_tf import ops
 from hvd_sign_tf import optimizer as voting
+from hvd_sign_tf.keras.sessions import value_of
+from hvd_sign_tf.local import variables_of
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.state import STATE_FILE
 from hvd_sign_tf.worlds import plain
@@ -54,6 +56,61 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     )
 
 
+def PartialDistributedOptimizer(  # noqa: N802, the name that Horovod's users know
+    optimizer: Any,
+    name: str | None = None,
+    device_dense: str = "",
+    device_sparse: str = "",
+    compression: Any = Compression.none,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    op: Any = None,
+    groups: Any = None,
+    process_set: Any = plain.global_process_set,
+    local_layers: Any = None,
+    scale_local_gradients: bool = True,
+    **more: Any,
+) -> Any:
+    """A ``DistributedOptimizer`` that keeps the gradients of some layers to each rank.
+
+    Its other arguments, a vote's own included, are those of ``DistributedOptimizer``.
+
+    Args:
+        local_layers: one layer of Keras or several, whose trainable variables are local.
+        scale_local_gradients: their gradients are divided by the number of ranks.
+
+    Raises:
+        ValueError: as ``DistributedOptimizer``; or what are no layers.
+    """
+    local = variables_of(local_layers)
+    wrapped = DistributedOptimizer(
+        optimizer,
+        name=name,
+        device_dense=device_dense,
+        device_sparse=device_sparse,
+        compression=compression,
+        sparse_as_dense=sparse_as_dense,
+        gradient_predivide_factor=gradient_predivide_factor,
+        op=op,
+        groups=groups,
+        process_set=process_set,
+        scale_local_gradients=scale_local_gradients,
+        **more,
+    )
+    for variable in local:
+        wrapped.register_local_var(variable)
+    return wrapped
+
+
+def broadcast_global_variables(root_rank: int) -> None:
+    """Gives every rank one rank's values of a ``tf.compat.v1`` graph's variables.
+
+    Raises:
+        RuntimeError: eagerly, where no variable is global.
+    """
+    value_of(plain.broadcast_global_variables(root_rank))
+
+
 def allreduce(
     value: Any,
     name: str | None = None,
@@ -65,31 +122,33 @@ def allreduce(
     **vote: Any,
 ) -> tf.Tensor:
     """``hvd_sign.tensorflow.allreduce`` of whatever becomes a tensor."""
-    return ops.allreduce(
-        tf.convert_to_tensor(value),
-        average,
-        compression=compression,
-        op=op,
-        prescale_factor=prescale_factor,
-        postscale_factor=postscale_factor,
-        name=name,
-        **vote,
+    return value_of(
+        ops.allreduce(
+            tf.convert_to_tensor(value),
+            average,
+            compression=compression,
+            op=op,
+            prescale_factor=prescale_factor,
+            postscale_factor=postscale_factor,
+            name=name,
+            **vote,
+        )
     )
 
 
 def allgather(value: Any, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.allgather`` of whatever becomes a tensor."""
-    return plain.allgather(tf.convert_to_tensor(value), name=name)
+    return value_of(plain.allgather(tf.convert_to_tensor(value), name=name))
 
 
 def broadcast(value: Any, root_rank: int, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.broadcast`` of whatever becomes a tensor."""
-    return plain.broadcast(tf.convert_to_tensor(value), root_rank, name=name)
+    return value_of(plain.broadcast(tf.convert_to_tensor(value), root_rank, name=name))
 
 
 def reducescatter(value: Any, name: str | None = None, op: Any = plain.Average) -> tf.Tensor:
     """``hvd_sign.tensorflow.reducescatter`` of whatever becomes a tensor."""
-    return plain.reducescatter(tf.convert_to_tensor(value), op=op, name=name)
+    return value_of(plain.reducescatter(tf.convert_to_tensor(value), op=op, name=name))
 
 
 def load_model(

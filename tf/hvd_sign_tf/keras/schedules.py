@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvd_sign_tf.keras.sessions import value_of
 from hvd_sign_tf.worlds import plain
 
 
@@ -110,7 +111,7 @@ class LearningRateScheduleCallback(tf.keras.callbacks.Callback):
 
     def learning_rate(self) -> float:
         """The optimizer's."""
-        return float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
+        return float(value_of(tf.convert_to_tensor(self.model.optimizer.learning_rate)))
 
     def _adjust(self, epoch: float) -> None:
         optimizer = self.model.optimizer
@@ -122,7 +123,7 @@ class LearningRateScheduleCallback(tf.keras.callbacks.Callback):
             return
         if isinstance(momentum, float) and not self.model.run_eagerly:
             return
-        before = float(tf.convert_to_tensor(momentum))
+        before = float(value_of(tf.convert_to_tensor(momentum)))
         if before:
             self._momentum = before
             optimizer.momentum = before * new / old

@@ -6,16 +6,6 @@ from hvd_sign.standalone.absent import Absent
 
 TIMELINE = "set HVD_SIGN_TIMELINE, which names a file"
 
-SyncBatchNormalization = Absent(
-    "SyncBatchNormalization",
-    "take tf.keras.layers.BatchNormalization, and broadcast or average its moving statistics",
-)
-elastic = Absent("elastic", "start a job of a fixed size, and let it go on from a checkpoint")
-PartialDistributedGradientTape = Absent(
-    "PartialDistributedGradientTape",
-    "give DistributedGradientTape's gradient() the variables that ranks share, and a "
-    "tf.GradientTape's the others",
-)
 start_timeline = Absent("start_timeline", TIMELINE)
 stop_timeline = Absent("stop_timeline", TIMELINE)
 broadcast_global_variables = Absent(

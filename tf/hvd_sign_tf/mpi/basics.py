@@ -19,6 +19,16 @@ def check_num_rank_power_of_2(num_rank: int) -> bool:
     return num_rank > 0 and num_rank & (num_rank - 1) == 0
 
 
+def gpu_available(ext_base_name: str, verbose: bool = False) -> bool:
+    """Whether TensorFlow sees a GPU.
+
+    Args:
+        ext_base_name: Horovod's name for the framework; without effect.
+        verbose: without effect.
+    """
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def rank_op(name: str | None = None) -> tf.Tensor:
     """This process's number, read whenever the graph runs: int32[]."""
     return _number(standalone.rank)

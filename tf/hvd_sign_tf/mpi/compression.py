@@ -6,10 +6,36 @@ from typing import Any
 
 import tensorflow as tf
 
-from hvd_sign.compression import Compression as NumpyCompression
+
+class Compressor:
+    """What a compressor of a user's own derives from."""
+
+    @staticmethod
+    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """The tensor that travels, and what ``decompress()`` needs to know."""
+        raise NotImplementedError
+
+    @staticmethod
+    def decompress(tensor: tf.Tensor, context: Any) -> tf.Tensor:
+        """The tensor that came, as the compressed one was."""
+        raise NotImplementedError
 
 
-class FP16Compressor:
+class NoneCompressor(Compressor):
+    """Leaves tensors as they are."""
+
+    @staticmethod
+    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """The tensor itself."""
+        return tensor, None
+
+    @staticmethod
+    def decompress(tensor: tf.Tensor, context: Any) -> tf.Tensor:
+        """The tensor itself."""
+        return tensor
+
+
+class FP16Compressor(Compressor):
     """Makes floating-point tensors fp16.
 
     MPI knows no fp16, so that over MPI alone their sums travel in fp32: this saves no bytes, but
@@ -31,5 +57,5 @@ class FP16Compressor:
 class Compression:
     """The compressors that there are."""
 
-    none = NumpyCompression.none
+    none = NoneCompressor
     fp16 = FP16Compressor

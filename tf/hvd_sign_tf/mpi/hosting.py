@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet
 from hvd_sign.standalone.ranks import ask, ranks
 from hvd_sign_tf.bridge import check_context, name_in_graph
+from hvd_sign_tf.errors import told_as_horovod
 
 Array = npt.NDArray[Any]
 Kind = TypeVar("Kind", bound=Collective)
@@ -77,16 +79,19 @@ def collective(
         result: Any = asked.result()
         return result if isinstance(result, (list, tuple)) else [result]
 
-    return on_host(work, inputs, dtypes, shapes)
+    with told_as_horovod():
+        return on_host(work, inputs, dtypes, shapes)
 
 
-def refusing(kind: type[Collective], name: str | None, process_set: ProcessSet) -> Any:
+@contextmanager
+def refusing(kind: type[Collective], name: str | None, process_set: ProcessSet) -> Iterator[None]:
     """What is refused within it ends the other ranks' calls of that name too.
 
     Raises:
         ValueError: ``init()`` was not called, or this process is none of the process set's.
     """
-    return ranks().stream(process_set).refusing(kind.kind, name)
+    with told_as_horovod(), ranks().stream(process_set).refusing(kind.kind, name):
+        yield
 
 
 def as_tensors(

@@ -7,6 +7,7 @@ from typing import Any
 
 from hvd_sign.standalone import objects
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
+from hvd_sign_tf.errors import told_as_horovod
 
 
 def broadcast_object(
@@ -29,7 +30,8 @@ def broadcast_object(
         ValueError: the root is none of them.
         TypeError: pickle cannot copy it; ValueError on the other ranks.
     """
-    return objects.broadcast_object(obj, root_rank, name, process_set)
+    with told_as_horovod():
+        return objects.broadcast_object(obj, root_rank, name, process_set)
 
 
 def broadcast_object_fn(
@@ -39,7 +41,7 @@ def broadcast_object_fn(
     process_set: ProcessSet = global_process_set,
 ) -> Callable[[Any], Any]:
     """``broadcast_object`` as a function of the object alone."""
-    return lambda obj: objects.broadcast_object(obj, root_rank, name, process_set)
+    return lambda obj: broadcast_object(obj, root_rank, session, name, process_set)
 
 
 def allgather_object(
@@ -59,4 +61,5 @@ def allgather_object(
     Raises:
         TypeError: pickle cannot copy it; ValueError on the other ranks.
     """
-    return objects.allgather_object(obj, name, process_set)
+    with told_as_horovod():
+        return objects.allgather_object(obj, name, process_set)

@@ -12,9 +12,11 @@ import tensorflow as tf
 from hvd_sign.standalone.groups import ReduceScatters
 from hvd_sign.standalone.operations import AllReduce, ReduceScatter
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
-from hvd_sign.standalone.ranks import ask
+from hvd_sign.standalone.ranks import ask, ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op, op_or_average
+from hvd_sign_tf.arithmetic import divided
 from hvd_sign_tf.bridge import name_in_graph
+from hvd_sign_tf.errors import UnservedError
 from hvd_sign_tf.mpi.compression import Compression
 from hvd_sign_tf.mpi.gathering import allgather, grouped_allgather
 from hvd_sign_tf.mpi.hosting import Array, any_length, as_tensors, collective, refusing
@@ -88,9 +90,11 @@ def grouped_allreduce(
     with refusing(AllReduce, name, process_set):
         op = check_op(op_or_average(op, average))
         if sparse and op not in (ReduceOp.Average, ReduceOp.Sum):
-            raise ValueError(f"op: tf.IndexedSlices take Average and Sum, got {op.name}")
+            sentence = f"op: tf.IndexedSlices take Average and Sum, got {op.name}"
+            raise UnservedError(None, None, sentence)
         if sparse and (prescale_factor, postscale_factor) != (1.0, 1.0):
-            raise ValueError("prescale_factor, postscale_factor: tf.IndexedSlices take none")
+            sentence = "prescale_factor, postscale_factor: tf.IndexedSlices take none"
+            raise UnservedError(None, None, sentence)
     dense = [t for t in tensors if not isinstance(t, tf.IndexedSlices)]
     reduced = iter(
         _compressed(
@@ -150,13 +154,13 @@ def _gather_slices(
 ) -> list[tf.IndexedSlices]:
     parts = [part for s in slices for part in (s.values, s.indices)]
     gathered = grouped_allgather(parts, name and f"{name}.slices", process_set=process_set)
-    results = []
-    for own, values, indices in zip(slices, gathered[::2], gathered[1::2], strict=True):
-        if op is ReduceOp.Average:
-            size = process_set.size()
-            values = values // size if values.dtype.is_integer else values / size
-        results.append(tf.IndexedSlices(values, indices, dense_shape=own.dense_shape))
-    return results
+    joined = [
+        tf.IndexedSlices(values, indices, dense_shape=own.dense_shape)
+        for own, values, indices in zip(slices, gathered[::2], gathered[1::2], strict=True)
+    ]
+    # Their values are not added up yet: an integer's mean is only found by fractions.
+    divisor = len(ranks().members(process_set)) if op is ReduceOp.Average else 1
+    return [divided(all_slices, divisor) for all_slices in joined]
 
 
 def reducescatter(

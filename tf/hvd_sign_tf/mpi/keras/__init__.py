@@ -1,0 +1,1 @@
+"""What ``horovod.tensorflow.keras`` has in modules of their own."""
