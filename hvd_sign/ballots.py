@@ -39,7 +39,13 @@ class Cast(NamedTuple):
     finite: int
     abs_sum: float
 
+    @property
+    def mean_abs(self) -> float:
+        """Over those coordinates, as it travels in fp32; 0 where there are none."""
+        return min(self.abs_sum / self.finite, LARGEST) if self.finite else 0.0
 
+
+LARGEST = float(np.finfo(np.float32).max)
 ABSTAINED = Cast(0, 0, 0.0)
 
 

@@ -49,7 +49,9 @@ class VoteOptions:
             ``"auto"``.
         seed: of the coins.
         scale: ``"none"`` leaves the verdict at +-1; ``"mean_abs"`` multiplies each tensor's by the
-            voters' mean absolute signal.
+            median of the voters' mean absolute signals, the lower middle one of an even number. Who
+            has no number but zeros, or none that is finite, is left out; a node is one voter where
+            the exchange is hierarchical, by the median of its ranks.
         nonfinite: what NaN or Inf does on a rank: ``"abstain"`` in that chunk of 4096 coordinates,
             or ``"skip"`` the step on all ranks.
         local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` of its

@@ -165,23 +165,3 @@ def test_exchanges_agree_bit_for_bit(comm, rng, monkeypatch, ties):
             options = {"name": f"same {length}", "step": 3, "seed": 9}
             held.append(vote(comm, signal, ties=ties, exchange=exchange, **options).tobytes())
         assert held[0] == held[1] == held[2]
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_scale_mean_abs(comm, rng, dtype, exchange):
-    for length in (1, 100, 5000, 70_001):
-        signal = (rng.standard_normal(length) * (1 + comm.rank)).astype(dtype)
-        signals = comm.allgather(signal)
-        expected = reference.verdict(signals, "zero")
-        got = vote(comm, signal, ties="zero", scale="mean_abs", exchange=exchange)
-        expected.check(got, reference.mean_abs(signals), rtol=2e-3 if dtype == "float16" else 2e-6)
-
-
-def test_scale_mean_abs_leaves_nonfinite_chunks_and_ranks_out(comm, rng):
-    signal = rng.standard_normal(4096 * 2).astype("float32")
-    signal[7 if comm.rank else 5000] = np.nan
-    if comm.rank == 2:
-        signal[:] = np.inf
-    signals = comm.allgather(signal)
-    got = vote(comm, signal, ties="zero", scale="mean_abs")
-    reference.verdict(signals, "zero").check(got, reference.mean_abs(signals), rtol=2e-6)

@@ -15,7 +15,6 @@ from helpers import (
     backward,
     expected,
     gradients,
-    mean_abs,
     named,
     parameters,
     plain,
@@ -217,20 +216,6 @@ def test_seed_decides_the_coins(hvd, world):
     np.testing.assert_array_equal(first, again)
     assert abs((first * other).mean()) < 0.04
     assert abs(first.mean()) < 0.04
-
-
-def test_scale_mean_abs(hvd, world):
-    params = parameters(*SHAPES)
-    optimizer = wrap(hvd, params, scale="mean_abs", ties="zero", bucket_bytes=4096)
-    for turn in range(2):
-        given = gradients(world.rank, params, turn)
-        wanted = [(expected(world, g, "zero"), mean_abs(world, g)) for g in given]
-        backward(params, given)
-        optimizer.step()
-        for p, (want, scale) in zip(params, wanted, strict=True):
-            want.check(plain(p.grad), scale, rtol=3e-6)
-        assert same_everywhere(world, *params)
-        optimizer.zero_grad()
 
 
 def test_synchronize_then_skip_synchronize(hvd, world):

@@ -88,10 +88,12 @@ def allreduce(
     A vote's keywords, beyond Horovod's arguments; None takes the default:
         exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
         local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster; with
+            ``scale`` its verdict is the mean, however far one rank moves it.
         ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
         seed: of the coins, default 0.
-        scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.
+        scale: ``"none"`` (default), or ``"mean_abs"``: times the median of the ranks' mean absolute
+            values, the lower middle one of an even number, which one rank cannot move far.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the

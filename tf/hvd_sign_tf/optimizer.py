@@ -252,11 +252,13 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             or else by a measurement of one or two seconds at the first step.
         local: ``"vote"`` (default) or ``"mean"``: what makes a node's vote if it has one.
         fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce in the place of
-            votes that would take longer.
+            votes that would take longer: the sign of the mean gradient, or with ``scale`` the mean,
+            however far one rank moves it.
         ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``.
         seed: of the coins, default 0.
-        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the ranks'
-            mean absolute gradient, so that a schedule made for SGD still fits.
+        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the median
+            of the ranks' mean absolute gradients, so that a schedule made for SGD still fits. Of an
+            even number it is the lower middle one: no rank alone can move it far.
         nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
             4096 coordinates; ``"skip"``: all ranks skip the step.
         algorithm: what is voted on: ``"sign"`` (default), the gradient itself.

@@ -134,7 +134,9 @@ class DeviceVoter:
             if nonzero is not None:
                 verdict = verdict * _bits(nonzero, self._out.device).reshape(-1, BLOCK)
             flat = verdict.reshape(-1)[: self._out.numel()].to(self._out.dtype)
-            self._out.copy_((flat * (scale * self._factor)).reshape(self._out.shape))
+            most = torch.finfo(flat.dtype).max
+            factor = max(-most, min(scale * self._factor, most))  # never an infinity
+            self._out.copy_((flat * factor).reshape(self._out.shape))
             if self._out.is_cuda:
                 torch.cuda.current_stream(self._out.device).synchronize()
 
