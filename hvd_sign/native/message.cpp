@@ -1,6 +1,7 @@
 #include "message.h"
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 
@@ -9,8 +10,8 @@
 namespace hvd_sign {
 namespace {
 
-constexpr int64_t kMaxBlocks = int64_t(1) << 48;
 constexpr int64_t kMaxCount = int64_t(1) << 31;
+constexpr size_t kMaxBytes = std::numeric_limits<int64_t>::max();
 
 size_t in_range(int64_t value, int64_t low, int64_t high, const char* argument) {
   if (value < low || value > high) {
@@ -113,6 +114,12 @@ Geometry::Geometry(int64_t blocks_, int64_t shards_, bool nonzero_, int64_t trai
   nonzero_offset = nonzero ? active_end : 0;
   trailer_offset = active_end + (nonzero ? shard_blocks * 8 : 0);
   message_bytes = trailer_offset + round_up_8(trailer_floats * 4);
+  if (message_bytes > kMaxBytes / shards) {
+    std::ostringstream text;
+    text << "Geometry: blocks, shards, trailer_floats: expected at most " << kMaxBytes
+         << " bytes in all messages, got " << shards << " messages of " << message_bytes;
+    throw std::invalid_argument(text.str());
+  }
   total_bytes = shards * message_bytes;
 }
 

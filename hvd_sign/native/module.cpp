@@ -246,6 +246,10 @@ nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle ve
         "ascending blocks, the first at or before the shard's first block " + std::to_string(first),
         options.tensors == 0 ? "none" : "others");
   }
+  if (options.first_blocks[0] < -kMaxBlocks) {
+    firsts.argument().wrong_value("blocks from " + std::to_string(-kMaxBlocks) + " on",
+                                  std::to_string(options.first_blocks[0]));
+  }
   TallyResult result;
   {
     nb::gil_scoped_release release;
