@@ -44,7 +44,10 @@ class VoteOptions:
 
     Attributes:
         ties: what decides zeros and ties: ``"coin"`` (a counter-based coin, equal on all ranks),
-            ``"zero"`` (exact, a second bit each way) or ``"positive"``.
+            ``"zero"`` (exact, a second bit each way) or ``"positive"``. What is zero on all ranks
+            stays where it is in blocks of 64 coordinates that are zero as a whole, counted from
+            the tensor's start; elsewhere, as in an embedding's ``padding_idx`` row whose width is
+            no multiple of 64, only under ``"zero"``.
         exchange: how ballots travel: ``"sharded"``, ``"allgather"``, ``"hierarchical"`` or
             ``"auto"``.
         seed: of the coins.

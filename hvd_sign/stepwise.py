@@ -117,7 +117,9 @@ class StepwiseBox(BallotBox):
     def tally(self, shard: int) -> None:
         """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
         with recorder.timed("tally_seconds"), self.span("tally"):
-            flags, counters = self.check(self.received, kernels.BALLOT, shard)
+            flags, counters = self.check(
+                self.received, kernels.BALLOT, shard, senders=self.exchange.senders
+            )
             seen = self.rule.tally(self, shard)
             self.verdict_flags = combine(flags)
             self.seal(
@@ -132,7 +134,8 @@ class StepwiseBox(BallotBox):
 
     def check_verdicts(self) -> None:
         """Checks the verdicts of all owners; called by exchanges."""
-        flags, _ = self.check(self.verdicts, kernels.VERDICT)
+        owners = self.exchange.senders[: self.exchange.shards]
+        flags, _ = self.check(self.verdicts, kernels.VERDICT, senders=owners)
         self.verdict_flags = combine(flags)
 
     def scales(self) -> list[float]:
@@ -180,12 +183,13 @@ class StepwiseBox(BallotBox):
         kind: int,
         shard: int = -1,
         *,
+        senders: Sequence[int],
         geometry: kernels.Geometry | None = None,
     ) -> tuple[list[int], list[int]]:
         """Checks the headers of messages, one from each sender; returns flags and counters.
 
         Raises:
-            ValueError: a message is damaged, or of another vote.
+            ValueError: a message is damaged, or of another vote; names its sender's rank.
         """
         return kernels.check(
             messages,
@@ -197,4 +201,5 @@ class StepwiseBox(BallotBox):
             chunk=0,
             step=self.step,
             shard=shard,
+            ranks=list(senders),
         )

@@ -17,8 +17,10 @@ from hvd_sign.buckets import Bucket, TensorSpec
 from hvd_sign.errors import VoteError
 from hvd_sign.options import VoteOptions
 from hvd_sign.posted import PostedBox, posted
+from hvd_sign.stepwise import StepwiseBox
 from hvd_sign.transports import LocalTransport
 from hvd_sign.transports.mpi import Mailbox
+from hvd_sign.transports.nodes import Nodes
 from hvd_sign.votes import MajorityVote
 
 
@@ -122,3 +124,56 @@ def test_a_damaged_verdict_names_who_decided():
     box.post.verdict = b"short"
     with pytest.raises(ValueError, match="verdict from rank 0: expected 72 bytes, got 5"):
         next(voting)
+
+
+class Noise:
+    """Pairs of voters that receive nothing but zeros."""
+
+    def send(self, buffer, voter):
+        return self
+
+    def receive(self, buffer, voter):
+        return self
+
+    def test(self) -> bool:
+        return True
+
+
+class Node(LocalTransport):
+    """A voter of five, on a node of those of the same letter."""
+
+    size = 5
+
+    def __init__(self, rank: int, layout: str) -> None:
+        super().__init__()
+        self.rank = rank
+        self.nodes = Nodes(layout, rank, Noise())
+
+
+def hierarchical_box(rank: int, layout: str, local: str = "vote") -> StepwiseBox:
+    bucket = Bucket(0, (TensorSpec("gradient", (70,), "float32", 0),))
+    options = VoteOptions(exchange="hierarchical", local=local)
+    return StepwiseBox(bucket, MajorityVote(), Sign(), options, Node(rank, layout), 0)
+
+
+@pytest.mark.parametrize("local", ["vote", "mean"])
+def test_a_damaged_ballot_inside_a_node_names_the_neighbour_s_rank(local):
+    box = hierarchical_box(1, "xyxyy", local)
+    voting = box.decide(5, [HostVoter(np.ones(70, np.float32), None)])
+    with pytest.raises(ValueError, match=r"check: magic of the message from rank 3: expected"):
+        list(voting)
+
+
+def test_damage_between_nodes_names_the_leader_s_rank():
+    """Rank 2 leads the second node, and is not rank 1."""
+    box = hierarchical_box(2, "xxyyy")
+    box.begin(5)
+    ballots = box.received.reshape(2, -1)
+    for sender in (0, 1):
+        box.seal(ballots[sender], 1, 0, 0, sender=sender, shard=1)
+    ballots[1, 50] ^= 1
+    with pytest.raises(ValueError, match="check: checksum of the message from rank 2: expected"):
+        box.tally(1)
+    box.seal(box.verdicts[: ballots.shape[1]], 2, 0, 0, sender=0, shard=0)
+    with pytest.raises(ValueError, match="check: magic of the message from rank 2: expected"):
+        box.check_verdicts()

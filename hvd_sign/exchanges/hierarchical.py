@@ -40,6 +40,7 @@ class Hierarchical(Exchange):
         assert transport.nodes is not None
         self._nodes = transport.nodes
         self.shards = self.ballots = len(self._nodes.members)
+        self.senders = self._nodes.leaders
         self.number = self._nodes.node
         self.parity = bool((self._nodes.node + self._nodes.local) & 1)
         self._poll: _Poll | None = None
@@ -96,7 +97,9 @@ class _Poll:
         for shard in range(box.geometry.shards):
             one = slice(shard * size, (shard + 1) * size)
             np.copyto(self._shard, self._received[:, one])
-            flags, counters = box.check(self._shard, kernels.BALLOT, shard)
+            flags, counters = box.check(
+                self._shard, kernels.BALLOT, shard, senders=self._nodes.neighbours
+            )
             kernels.tally(
                 self._shard.reshape(-1),
                 box.geometry,
@@ -153,7 +156,11 @@ class _Average:
             yield nodes.pairs.receive(self._received, neighbour)
             with recorder.timed("tally_seconds"), box.span("tally"):
                 flags, counters = box.check(
-                    self._received, kernels.BALLOT, 0, geometry=self._geometry
+                    self._received,
+                    kernels.BALLOT,
+                    0,
+                    senders=[neighbour],
+                    geometry=self._geometry,
                 )
                 joined = joined and bool(flags[0] & kernels.JOINED)
                 chunks += counters[0]

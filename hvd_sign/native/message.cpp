@@ -208,9 +208,10 @@ void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Label
 }
 
 void check(const uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
-           int64_t shard, uint16_t* flags, uint32_t* counters) {
-  for (size_t rank = 0; rank < count; ++rank) {
-    const uint8_t* message = messages + rank * geometry.message_bytes;
+           int64_t shard, uint16_t* flags, uint32_t* counters, const uint32_t* ranks) {
+  for (size_t sender = 0; sender < count; ++sender) {
+    const size_t rank = ranks ? ranks[sender] : sender;
+    const uint8_t* message = messages + sender * geometry.message_bytes;
     Header header;
     std::memcpy(&header, message, sizeof header);
     if (header.magic != kMagic) mismatch(rank, "magic", hex(kMagic), hex(header.magic));
@@ -226,10 +227,10 @@ void check(const uint8_t* messages, size_t count, const Geometry& geometry, cons
     same(rank, "bucket", labels.bucket, header.bucket);
     same(rank, "chunk", labels.chunk, header.chunk);
     same(rank, "step", labels.step, header.step);
-    same(rank, "sender", rank, header.sender);
-    same(rank, "shard", shard < 0 ? rank : size_t(shard), header.shard);
-    flags[rank] = header.flags;
-    counters[rank] = header.counter;
+    same(rank, "sender", sender, header.sender);
+    same(rank, "shard", shard < 0 ? sender : size_t(shard), header.shard);
+    flags[sender] = header.flags;
+    counters[sender] = header.counter;
   }
 }
 

@@ -128,10 +128,10 @@ struct Labels {
 void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
           uint16_t flags, uint32_t counter, uint32_t sender, int64_t shard);
 
-// Checks that message i came whole from rank i, with these labels, and reads its flags and counter.
-// Throws std::invalid_argument naming the first field that differs. `shard` < 0: message i has
-// shard i.
+// Checks that message i came whole from sender i, with these labels, and reads its flags and
+// counter. Throws std::invalid_argument naming the first field that differs, and the sender's rank:
+// ranks[i], or i where that is null. `shard` < 0: message i has shard i.
 void check(const uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
-           int64_t shard, uint16_t* flags, uint32_t* counters);
+           int64_t shard, uint16_t* flags, uint32_t* counters, const uint32_t* ranks = nullptr);
 
 }  // namespace hvd_sign

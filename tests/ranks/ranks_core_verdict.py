@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 
 import numpy as np
@@ -153,6 +154,23 @@ def test_nonfinite_abstains_in_its_chunk_alone(comm, rng, bad, ties, exchange):
     assert found == (2 if comm.rank == 0 else 0)
     if comm.size == 1:
         np.testing.assert_array_equal(got[4096:8192], 0)
+
+
+def test_the_log_names_the_vote_that_met_nan(comm, monkeypatch, caplog, exchange, request):
+    signal = np.ones(5000, "float32")
+    name = request.node.name  # of no earlier vote
+    options = {"name": name, "exchange": exchange}
+    for _ in range(3):
+        vote(comm, signal, **options)
+    signal[4999] = np.nan
+    monkeypatch.setattr("hvd_sign.ballots._abstention_told", False)
+    with caplog.at_level(logging.WARNING, logger="hvd_sign"):
+        vote(comm, signal, **options)
+        vote(comm, signal, **options)
+    assert caplog.messages == [
+        f"rank {comm.rank} met NaN or Inf in 1 chunks of 4096 coordinates at step 3 of allreduce "
+        f"{name!r}, which it does not vote on; vote_stats().nonfinite_chunks counts the others"
+    ]
 
 
 @pytest.mark.parametrize("ties", TIES)
