@@ -110,6 +110,7 @@ def check(
     chunk: int,
     step: int,
     shard: int = -1,
+    ranks: list[int] | None = None,
 ) -> tuple[list[int], list[int]]: ...
 def tally(
     ballots: _Messages,

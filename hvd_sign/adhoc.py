@@ -141,6 +141,7 @@ class AdHocStream(NamedStream):
         # The name numbers the coins too, so that votes do not share theirs.
         count = self._counts.get(name, 0) if call.step is None else call.step
         step = crc32(name.encode()) << 32 | count
+        box.title = f"step {count} of {call.kind} {name!r}"
         yield from box.decide(step, [tensor.voter for tensor in call.tensors])
         self._boxes[key] = box
         if len(self._boxes) > KEPT_BOXES:

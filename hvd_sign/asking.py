@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from hvd_sign.algorithms import check_algorithm
@@ -35,6 +37,34 @@ def op_of(compression: Any, op: Any, none: Any) -> Any:
             f"compression: op={make_rule(op)} sends ballots; expected hvd.Compression.sign or "
             f"none, got {compression!r}"
         )
+    return op
+
+
+def op_of_call(
+    compression: Any,
+    op: Any,
+    none: Any,
+    given: dict[str, Any],
+    refusing: Callable[[], AbstractContextManager[None]],
+) -> Any:
+    """``op_of`` for a single call, whose options of votes need a vote.
+
+    Args:
+        compression, op, none: of ``op_of``.
+        given: the options.
+        refusing: within it, what refuses the call is told to the ranks that may vote.
+
+    Raises:
+        ValueError: they contradict each other.
+        TypeError: no vote has such an option.
+    """
+    try:
+        op = op_of(compression, op, none)
+        if not is_vote_rule(op):
+            refuse_vote_options(given)
+    except (TypeError, ValueError):
+        with refusing():
+            raise
     return op
 
 
@@ -90,6 +120,13 @@ def let_scaler_skip(vote: dict[str, Any], scaler: str) -> None:
         vote["nonfinite"] = "skip"
     if vote["nonfinite"] != "skip":
         raise ValueError(f"nonfinite: {scaler} needs 'skip', so that it sees what was skipped")
+
+
+def number(argument: str, value: Any) -> float:
+    """A factor that a call was given. Raises TypeError: it is no number."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{argument}: expected a number, got {value!r}")
+    return float(value)
 
 
 def labels(name: str | None, count: int) -> list[str]:

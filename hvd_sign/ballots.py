@@ -39,7 +39,13 @@ class Cast(NamedTuple):
     finite: int
     abs_sum: float
 
+    @property
+    def mean_abs(self) -> float:
+        """Over those coordinates, as it travels in fp32; 0 where there are none."""
+        return min(self.abs_sum / self.finite, LARGEST) if self.finite else 0.0
 
+
+LARGEST = float(np.finfo(np.float32).max)
 ABSTAINED = Cast(0, 0, 0.0)
 
 
@@ -176,6 +182,7 @@ class BallotBox(ABC):
         ballots: uint8, the messages that slots pack into, laid out by ``geometry``.
         verdicts: uint8, the messages that slots take the verdict from, laid out likewise.
         step: number of the vote under way.
+        title: what the log calls that vote; None: by its step and bucket.
         zero_key: of the coins that cast zeros in this step.
         tie_key: of the coins that decide ties in this step.
         parity: whether this rank's zero coins are turned round, so that two ranks' zeros cancel.
@@ -183,6 +190,7 @@ class BallotBox(ABC):
     """
 
     chunks = 1
+    title: str | None = None
     geometry: kernels.Geometry
     ballots: npt.NDArray[np.uint8]
     verdicts: npt.NDArray[np.uint8]
@@ -248,20 +256,19 @@ class BallotBox(ABC):
     def note_nonfinite(self, chunks: int) -> None:
         """Counts the chunks in which this rank met NaN or Inf."""
         recorder.add(nonfinite_chunks=chunks)
-        self.log_abstention(self.step, chunks)
+        self.log_abstention(chunks)
 
-    def log_abstention(self, step: int, chunks: int) -> None:
+    def log_abstention(self, chunks: int) -> None:
         """Tells once a process that this rank met NaN or Inf."""
         global _abstention_told
         if chunks and not _abstention_told:
             _abstention_told = True
             logger.warning(
-                "rank %d met NaN or Inf in %d chunks of 4096 coordinates at step %d (%s), which it "
-                "does not vote on; vote_stats().nonfinite_chunks counts the others",
+                "rank %d met NaN or Inf in %d chunks of 4096 coordinates at %s, which it does not "
+                "vote on; vote_stats().nonfinite_chunks counts the others",
                 self.transport.rank,
                 chunks,
-                step,
-                self.bucket,
+                self.title or f"step {self.step} ({self.bucket})",
             )
 
     def obey(self, voters: Sequence[Voter]) -> None:

@@ -85,6 +85,18 @@ class Opening(Call):
         return iter(())
 
 
+def check_name(name: object) -> None:
+    """Raises TypeError or ValueError unless ``name`` can name a call."""
+    if name is None:
+        return
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string or None, got {name!r}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"name: expected text that UTF-8 can encode, got {name!r}") from None
+
+
 class NamedStream(Stream, ABC):
     """The stream of such calls among the voters of a transport."""
 
@@ -156,14 +168,16 @@ class NamedStream(Stream, ABC):
             name: of the call.
 
         Raises:
-            TypeError: raised within; so is ValueError.
+            TypeError: ``name`` is neither a string nor None.
             VoteError: this is a forked child.
+            Exception: raised within.
         """
         check_not_forked()
         try:
+            check_name(name)
             yield
-        except (TypeError, ValueError) as error:
-            self._refuse(kind, name, str(error))
+        except Exception as error:  # whatever it is, the others would wait for this call
+            self._refuse(kind, None if name is None else str(name), str(error) or repr(error))
             raise
 
     def _refuse(self, kind: str, name: str | None, why: str) -> None:

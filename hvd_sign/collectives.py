@@ -59,10 +59,12 @@ def allreduce(
         seed: of the coins.
         step: the coins' argument beside seed and name, in [0, 2^32); by default the number of
             earlier votes of that name.
-        scale: ``"none"``, or ``"mean_abs"`` to multiply by the ranks' mean absolute value.
+        scale: ``"none"``, or ``"mean_abs"`` to multiply by the median of the ranks' mean absolute
+            values, the lower middle one of an even number, which one rank cannot move far.
         local: ``"vote"`` or ``"mean"``: what makes a node's ballot if the exchange is hierarchical.
         fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce where the cost
-            model expects it to be faster; the sign of the mean, or with ``scale`` the mean itself.
+            model expects it to be faster; the sign of the mean, or with ``scale`` the mean itself,
+            however far one rank moves it.
 
     Returns:
         An array like ``array`` of the verdict in {-1, 0, +1}, times the scale.

@@ -24,8 +24,9 @@ class DenseBox(BallotBox):
     """Adds up the signals of all ranks in fp32.
 
     The verdict is the sign of their mean, 0 where that is exactly 0; with ``scale="mean_abs"`` it
-    is the mean itself. A rank that meets NaN or Inf sends zeros in that chunk; one without a
-    gradient does not count in the mean.
+    is the mean itself, which, unlike the scale of a vote, one rank can move as far as it likes. A
+    rank that meets NaN or Inf sends zeros in that chunk; one without a gradient does not count in
+    the mean. A sum beyond the range of fp32 becomes its largest number.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class DenseBox(BallotBox):
             self.verdict_flags |= kernels.ABSTAINED
         recorder.add(votes=1)
         with recorder.timed("apply_seconds"), self.span("apply"):
+            self._sums.bound()
             if self.scaled:
                 self._sums.divide()
             else:

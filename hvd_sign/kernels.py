@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hvd_sign._version import __version__
 
@@ -81,6 +82,7 @@ __all__ = [
     "seal",
     "set_implementation",
     "tally",
+    "trailers",
     "write_verdict",
     "xor_words",
 ]
@@ -188,6 +190,13 @@ def apply_verdict(
     """
     p, bfloat16 = as_bits(p, bfloat16)
     _kernels.apply_verdict(p, messages, geometry, first_block, lr=lr, bfloat16=bfloat16)
+
+
+def trailers(messages: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.float32]:
+    """The floats behind the blocks of messages, where they stand: float32[messages, floats]."""
+    start = geometry.trailer_offset
+    rows = messages.reshape(-1, geometry.message_bytes)
+    return rows[:, start : start + 4 * geometry.trailer_floats].view(np.float32)
 
 
 def as_bits(array: Any, bfloat16: bool = False) -> tuple[Any, bool]:

@@ -44,12 +44,17 @@ class VoteOptions:
 
     Attributes:
         ties: what decides zeros and ties: ``"coin"`` (a counter-based coin, equal on all ranks),
-            ``"zero"`` (exact, a second bit each way) or ``"positive"``.
+            ``"zero"`` (exact, a second bit each way) or ``"positive"``. What is zero on all ranks
+            stays where it is in blocks of 64 coordinates that are zero as a whole, counted from
+            the tensor's start; elsewhere, as in an embedding's ``padding_idx`` row whose width is
+            no multiple of 64, only under ``"zero"``.
         exchange: how ballots travel: ``"sharded"``, ``"allgather"``, ``"hierarchical"`` or
             ``"auto"``.
         seed: of the coins.
         scale: ``"none"`` leaves the verdict at +-1; ``"mean_abs"`` multiplies each tensor's by the
-            voters' mean absolute signal.
+            median of the voters' mean absolute signals, the lower middle one of an even number. Who
+            has no number but zeros, or none that is finite, is left out; a node is one voter where
+            the exchange is hierarchical, by the median of its ranks.
         nonfinite: what NaN or Inf does on a rank: ``"abstain"`` in that chunk of 4096 coordinates,
             or ``"skip"`` the step on all ranks.
         local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` of its

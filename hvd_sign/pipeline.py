@@ -265,7 +265,7 @@ class PipelinedBox(BallotBox):
         self.verdict_flags = vote.flags
         totals = vote.totals()
         recorder.add(votes=1, **totals)
-        self.log_abstention(step, totals["nonfinite_chunks"])
+        self.log_abstention(totals["nonfinite_chunks"])
         if observers.timeline is not None:
             for what, chunk, begin, end in vote.spans():
                 observers.timeline.span(

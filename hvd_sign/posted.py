@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from hvd_sign.ballots import Voter
 from hvd_sign.exchanges import AUTO, AllGather, Sharded
@@ -73,7 +74,7 @@ class PostedBox(StepwiseBox):
             recorder.add(payload_bytes=self.ballots.nbytes)
         yield self.post
         assert self.post.verdict is not None
-        self.verdicts[:] = np.frombuffer(self.post.verdict, np.uint8)
+        self.verdicts[:] = self._message(self.post.verdict, "verdict", 0)
         self.check_verdicts()
         recorder.add(votes=1)
         if obey:
@@ -81,8 +82,21 @@ class PostedBox(StepwiseBox):
                 self.obey(voters)
 
     def count(self, ballots: Iterable[bytes]) -> bytes:
-        """The verdict on all ranks' ballots, in order of ranks; asked of voter 0."""
-        self.received[:] = np.frombuffer(b"".join(ballots), np.uint8)
+        """The verdict on all ranks' ballots, in order of ranks; asked of voter 0.
+
+        Raises:
+            ValueError: one is damaged, or of another vote.
+        """
+        rows = [self._message(ballot, "ballot", rank) for rank, ballot in enumerate(ballots)]
+        self.received[:] = np.concatenate(rows)
         self.tally(0)
         recorder.add(payload_bytes=self.verdict.nbytes * (self.transport.size - 1))
         return self.verdict.tobytes()
+
+    def _message(self, sent: bytes, what: str, rank: int) -> npt.NDArray[np.uint8]:
+        if len(sent) != self.geometry.message_bytes:
+            raise ValueError(
+                f"{what} from rank {rank}: expected {self.geometry.message_bytes} bytes, got "
+                f"{len(sent)}"
+            )
+        return np.frombuffer(sent, np.uint8)

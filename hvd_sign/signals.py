@@ -29,6 +29,7 @@ class Signals:
             floats[end - spec.size : end] for spec, end in zip(bucket.specs, ends, strict=True)
         ]
         self.given = floats[floats.size - len(bucket.specs) :]
+        self._finite = [spec.size for spec in bucket.specs]
 
     @staticmethod
     def size(bucket: Bucket) -> int:
@@ -49,13 +50,31 @@ class Signals:
                 tensor[:] = 0
                 continue
             tensor[:] = signal.reshape(-1)
+            self._finite[position] = tensor.size
             finite = np.isfinite(tensor)
             if not finite.all():
                 bad = np.unique(np.flatnonzero(~finite) // CHUNK)
                 for chunk in bad:
-                    tensor[chunk * CHUNK : (chunk + 1) * CHUNK] = 0
+                    coordinates = tensor[chunk * CHUNK : (chunk + 1) * CHUNK]
+                    coordinates[:] = 0
+                    self._finite[position] -= coordinates.size
                 chunks += len(bad)
         return chunks
+
+    def mean_abs(self) -> list[float]:
+        """Of each tensor that was read, over its finite chunks; 0 where there are none."""
+        rows = zip(self.tensors, self._finite, strict=True)
+        return [float(np.abs(t).sum(dtype=np.float64) / max(finite, 1)) for t, finite in rows]
+
+    def add(self, others: npt.NDArray[np.float32]) -> None:
+        """Adds another voter's numbers to these."""
+        with np.errstate(over="ignore", invalid="ignore"):  # bound() mends it
+            self.floats += others
+
+    def bound(self) -> None:
+        """Makes the largest number of what grew beyond it, and 0 of what did so on either side."""
+        if not np.isfinite(self.floats).all():
+            np.nan_to_num(self.floats, copy=False)
 
     def divide(self) -> None:
         """Makes a mean of each sum: divides it by the number of voters that gave the tensor."""

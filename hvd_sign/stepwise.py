@@ -43,10 +43,8 @@ class StepwiseBox(BallotBox):
         self.exchange = get_exchange(options.exchange)(transport)
         self.parity = self.exchange.parity
         shards = self.exchange.shards
-        self._scales_per_message = -(-len(bucket.specs) // shards) if self.scaled else 0
-        self.geometry = kernels.Geometry(
-            bucket.blocks, shards, options.ties == "zero", self._scales_per_message
-        )
+        scales = -(-len(bucket.specs) // shards) if self.scaled else 0
+        self.geometry = kernels.Geometry(bucket.blocks, shards, options.ties == "zero", scales)
         one = self.geometry.message_bytes
         self.ballots = np.zeros(self.geometry.total_bytes, np.uint8)
         self.received = np.zeros(one * self.exchange.ballots, np.uint8)
@@ -75,6 +73,7 @@ class StepwiseBox(BallotBox):
         joined: bool,
         sender: int | None = None,
         nonfinite: int = 0,
+        sizes: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Packs and seals this rank's ballot; called by exchanges.
 
@@ -83,20 +82,25 @@ class StepwiseBox(BallotBox):
             joined: this rank has no more data.
             sender: its number among those whose ballots meet; the exchange's own by default.
             nonfinite: chunks with NaN or Inf that were met before.
+            sizes: float32[len(voters)], mean absolute signals in the place of the voters' own.
         """
         with recorder.timed("pack_seconds"), self.span("pack"):
-            self._cast(
-                voters, joined, self.exchange.number if sender is None else sender, nonfinite
-            )
+            number = self.exchange.number if sender is None else sender
+            self._cast(voters, joined, number, nonfinite, sizes)
 
-    def _cast(self, voters: Sequence[Voter], joined: bool, sender: int, nonfinite: int) -> None:
+    def _cast(
+        self,
+        voters: Sequence[Voter],
+        joined: bool,
+        sender: int,
+        nonfinite: int,
+        sizes: npt.NDArray[np.float32] | None,
+    ) -> None:
         casts = [voter.cast(slot) for voter, slot in zip(voters, self.slots, strict=True)]
         if self.scaled:
             trailers = self.trailers(self.ballots)
-            means = np.full(trailers.size, np.nan, np.float32)
-            means[: len(casts)] = [
-                cast.abs_sum / cast.finite if cast.finite else np.nan for cast in casts
-            ]
+            means = np.zeros(trailers.size, np.float32)
+            means[: len(casts)] = [cast.mean_abs for cast in casts] if sizes is None else sizes
             trailers[:] = means.reshape(trailers.shape)
         found = sum(cast.nonfinite_chunks for cast in casts)
         self.note_nonfinite(found)
@@ -113,7 +117,9 @@ class StepwiseBox(BallotBox):
     def tally(self, shard: int) -> None:
         """Checks the received ballots of ``shard`` and decides it; called by exchanges."""
         with recorder.timed("tally_seconds"), self.span("tally"):
-            flags, counters = self.check(self.received, kernels.BALLOT, shard)
+            flags, counters = self.check(
+                self.received, kernels.BALLOT, shard, senders=self.exchange.senders
+            )
             seen = self.rule.tally(self, shard)
             self.verdict_flags = combine(flags)
             self.seal(
@@ -128,7 +134,8 @@ class StepwiseBox(BallotBox):
 
     def check_verdicts(self) -> None:
         """Checks the verdicts of all owners; called by exchanges."""
-        flags, _ = self.check(self.verdicts, kernels.VERDICT)
+        owners = self.exchange.senders[: self.exchange.shards]
+        flags, _ = self.check(self.verdicts, kernels.VERDICT, senders=owners)
         self.verdict_flags = combine(flags)
 
     def scales(self) -> list[float]:
@@ -136,14 +143,12 @@ class StepwiseBox(BallotBox):
         count = len(self.slots)
         if not self.scaled:
             return [1.0] * count
-        means: list[float] = self.trailers(self.verdicts).reshape(-1)[:count].tolist()
-        return means
+        medians: list[float] = self.trailers(self.verdicts).reshape(-1)[:count].tolist()
+        return medians
 
     def trailers(self, messages: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """The messages' floats: tensor t's is in message t // n at t % n; NaN does not count."""
-        start = self.geometry.trailer_offset
-        rows = messages.reshape(-1, self.geometry.message_bytes)
-        return rows[:, start : start + 4 * self._scales_per_message].view(np.float32)
+        """The messages' floats: tensor t's is in message t // n at t % n; 0 does not count."""
+        return kernels.trailers(messages, self.geometry)
 
     def seal(
         self,
@@ -178,12 +183,13 @@ class StepwiseBox(BallotBox):
         kind: int,
         shard: int = -1,
         *,
+        senders: Sequence[int],
         geometry: kernels.Geometry | None = None,
     ) -> tuple[list[int], list[int]]:
         """Checks the headers of messages, one from each sender; returns flags and counters.
 
         Raises:
-            ValueError: a message is damaged, or of another vote.
+            ValueError: a message is damaged, or of another vote; names its sender's rank.
         """
         return kernels.check(
             messages,
@@ -195,4 +201,5 @@ class StepwiseBox(BallotBox):
             chunk=0,
             step=self.step,
             shard=shard,
+            ranks=list(senders),
         )

@@ -235,6 +235,14 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], str]] = [
         "first block 0, got none",
     ),
     (
+        lambda: tally(first_blocks=np.array([-(2**63)])),
+        "tally: first_blocks: expected blocks from -281474976710656 on, got -9223372036854775808",
+    ),
+    (
+        lambda: tally(first_blocks=np.array([-(2**48) - 1, 0]), ordinals=words(2)),
+        "tally: first_blocks: expected blocks from -281474976710656 on, got -281474976710657",
+    ),
+    (
         lambda: tally(ties=ZERO),
         "tally: geometry: expected one with a non-zero plane, as ties 'zero' needs it, "
         "got one without",
@@ -270,6 +278,16 @@ VALUE_ERRORS: list[tuple[Callable[[], Any], str]] = [
         lambda: kernels.Geometry(1, 1, False, -1),
         "Geometry: trailer_floats: expected 0 to 2147483648, got -1",
     ),
+    (  # 2^64 bytes, which are 0 in 64 bits
+        lambda: kernels.Geometry(1, 2**31, False, 2**31 - 16),
+        "Geometry: blocks, shards, trailer_floats: expected at most 9223372036854775807 bytes in "
+        "all messages, got 2147483648 messages of 8589934592",
+    ),
+    (  # 2^63 bytes
+        lambda: kernels.Geometry(1, 2**30, False, 2**31 - 16),
+        "Geometry: blocks, shards, trailer_floats: expected at most 9223372036854775807 bytes in "
+        "all messages, got 1073741824 messages of 8589934592",
+    ),
 ]
 
 
@@ -283,6 +301,14 @@ def test_type_errors(call: Callable[[], Any], sentence: str) -> None:
 def test_value_errors(call: Callable[[], Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         call()
+
+
+def test_the_largest_sizes_are_exact() -> None:
+    one = 48 + 2**48 * 8 + 2**45 + 2**48 * 8 + 2**33
+    assert kernels.Geometry(2**48, 1, True, 2**31).total_bytes == one
+    many = kernels.Geometry(2**48, 2**31, False, 2**29)
+    assert many.total_bytes == 2**31 * (48 + 2**17 * 8 + 2**14 + 2**31)
+    assert tally(first_blocks=np.array([-(2**48)])) == (0, 2)
 
 
 def test_adjacent_memory_is_no_overlap() -> None:

@@ -206,6 +206,21 @@ def test_write_verdict_against_numpy(nonzero: bool) -> None:
 
 
 @pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("scale", [1e39, -1e39, float("inf"), 70000.0])
+def test_no_scale_writes_an_infinity(scale: float) -> None:
+    layout = Layout(3, 1)
+    buffer = verdict(layout, np.random.default_rng(9))
+    votes = votes_of(layout, buffer, 150)
+    for dtype, most in ((np.float16, 65504.0), (np.float32, 2.0**128 - 2.0**104)):
+        out = np.full(150, 7, dtype)
+        kernels.write_verdict(out, buffer, layout.geometry(), 0, scale=scale)
+        assert (out == votes * np.clip(scale, -most, most)).all()
+    out = np.full(150, 7, np.uint16)
+    kernels.write_verdict(out, buffer, layout.geometry(), 0, scale=1e39, bfloat16=True)
+    assert (out == np.choose(votes + 1, [0xFF7F, 0, 0x7F7F])).all()
+
+
+@pytest.mark.usefixtures("implementation")
 def test_write_verdict_of_more_than_the_cache() -> None:
     count = 5 * 4096 * 4096 // 8 + 17  # 40 MiB of float32: written past the cache
     layout = Layout(-(-count // 64), 1)

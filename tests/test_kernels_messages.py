@@ -114,6 +114,14 @@ def test_seal_numbers_shards() -> None:
 def test_check_reads_flags_and_counters() -> None:
     layout = Layout(70, 3)
     assert kernels.check(sealed(layout), layout.geometry(), **LABELS) == ([3, 3, 3], [10, 11, 12])
+    named = {"ranks": [7, 2, 9], **LABELS}
+    assert kernels.check(sealed(layout), layout.geometry(), **named) == ([3, 3, 3], [10, 11, 12])
+    damaged = sealed(layout)
+    damaged[2 * layout.message - 9] ^= 1
+    with pytest.raises(ValueError, match="checksum of the message from rank 2: expected"):
+        kernels.check(damaged, layout.geometry(), **named)
+    with pytest.raises(ValueError, match="check: ranks: expected 3 items, one a message, got 2"):
+        kernels.check(sealed(layout), layout.geometry(), ranks=[7, 2], **LABELS)
     received = sealed(layout, shard=2)
     seen = kernels.check(received, layout.geometry(), shard=2, **LABELS)
     assert seen == ([3, 3, 3], [10, 11, 12])

@@ -247,14 +247,31 @@ def test_headers_are_left_alone() -> None:
     assert (run_tally(ballots, layout, COIN)[0][:48] == 0).all()
 
 
-def test_trailers_are_averaged() -> None:
-    nan = float("nan")
-    layout = Layout(3, 1, floats=4)
-    columns = [[1.0, 2.0, 4.5], [nan, 3.0, nan], [nan, nan, nan], [2.0**30, 1.0, -(2.0**30)]]
-    ballots = np.zeros((3, layout.message), np.uint8)
+def median_trailers(columns: list[list[float]]) -> list[float]:
+    """The verdict's trailer for these, one column a tensor, one number a ballot."""
+    layout = Layout(3, 1, floats=len(columns))
+    ballots = np.zeros((len(columns[0]), layout.message), np.uint8)
     trailers = ballots[:, layout.trailer :].view(np.float32)
-    trailers[:, :4] = np.array(columns, np.float32).T
+    trailers[:, : len(columns)] = np.array(columns, np.float32).T
     verdict, _ = run_tally(ballots, layout, COIN)
-    means = verdict[layout.trailer :].view(np.float32)
-    # In float32 the last sum would lose its 1.
-    assert means.tolist() == [2.5, 3.0, 0.0, np.float32(1 / 3)]
+    return list(verdict[layout.trailer :].view(np.float32)[: len(columns)].tolist())
+
+
+def test_trailers_have_a_median() -> None:
+    assert median_trailers([[4.5, 1, 2], [2.0**99, 3, 2], [7, 7, 2.0**-99]]) == [2, 3, 7]
+    # Of an even number the lower middle one: neither of two can make it large.
+    assert median_trailers([[5, 1e6], [1e6, 5]]) == [5, 5]
+    assert median_trailers([[8, 2, 6, 4]]) == [4]
+    assert median_trailers([[3]]) == [3]
+
+
+def test_trailers_that_are_no_number_above_zero_do_not_count() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert median_trailers([[nan, 3, nan, nan], [nan, 0, 5, 7]]) == [3, 5]
+    assert median_trailers([[inf, inf, inf, 9], [-1, -inf, -2, 9]]) == [9, 9]
+    assert median_trailers([[nan, nan], [0, -0.0], [inf, -1]]) == [0, 0, 0]
+
+
+def test_the_median_of_thousands_of_trailers() -> None:
+    numbers = np.random.default_rng(8).permutation(np.arange(1.0, 5001.0))
+    assert median_trailers([numbers.tolist(), numbers[::-1].tolist()]) == [2500, 2500]

@@ -103,6 +103,21 @@ def test_device_scale_and_factor(device):
         assert not out[:4096].any()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_scale_beyond_the_type_is_its_largest_number(device):
+    for make, where in ((TorchHostVoter, "cpu"), (DeviceVoter, device)):
+        for dtype, number, most in (
+            (torch.float16, 6e4, 65504.0),
+            (torch.bfloat16, 2.0**127, 255 * 2.0**120),
+            (torch.float64, 1e200, 2.0**128 - 2.0**104),  # the scale travels in fp32
+        ):
+            signal = torch.full((70,), -number, dtype=dtype, device=where)
+            factor = 1.0 if dtype == torch.float64 else 4.0
+            voter = make(signal, signal, factor)
+            ballot([voter], [70], "coin", "mean_abs", LocalTransport())
+            assert signal.cpu().tolist() == [-most] * 70
+
+
 def test_absent_signal_and_strided_tensors():
     transposed = torch.arange(-6.0, 6.0).reshape(3, 4).t()
     assert not transposed.is_contiguous()

@@ -23,6 +23,7 @@ class Exchange(ABC):
         shards: into how many shards a bucket is cut; each shard of a ballot is one message.
         ballots: how many ballots meet in a tally that decides.
         number: of this rank among those who send these ballots.
+        senders: their ranks, for sentences.
         parity: whether this rank's zero coins are turned round, so that two ranks' zeros cancel.
     """
 
@@ -31,6 +32,7 @@ class Exchange(ABC):
     def __init__(self, transport: Transport) -> None:
         self.shards = self.ballots = transport.size
         self.number = transport.rank
+        self.senders: Sequence[int] = range(transport.size)
         self.parity = bool(transport.rank & 1)
 
     @abstractmethod

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from hvd_sign import kernels
 from hvd_sign.ballots import HostVoter, Voter, combine
@@ -39,6 +40,7 @@ class Hierarchical(Exchange):
         assert transport.nodes is not None
         self._nodes = transport.nodes
         self.shards = self.ballots = len(self._nodes.members)
+        self.senders = self._nodes.leaders
         self.number = self._nodes.node
         self.parity = bool((self._nodes.node + self._nodes.local) & 1)
         self._poll: _Poll | None = None
@@ -95,7 +97,9 @@ class _Poll:
         for shard in range(box.geometry.shards):
             one = slice(shard * size, (shard + 1) * size)
             np.copyto(self._shard, self._received[:, one])
-            flags, counters = box.check(self._shard, kernels.BALLOT, shard)
+            flags, counters = box.check(
+                self._shard, kernels.BALLOT, shard, senders=self._nodes.neighbours
+            )
             kernels.tally(
                 self._shard.reshape(-1),
                 box.geometry,
@@ -107,26 +111,32 @@ class _Poll:
                 first_blocks=box.bucket.first_blocks[:-1],
                 ordinals=box.bucket.ordinals,
             )
-            if box.scaled:
-                silent = np.isnan(box.trailers(self._shard)).all(axis=0)
-                box.trailers(box.ballots[one])[0, silent] = np.nan
         box.seal(
             box.ballots, kernels.BALLOT, combine(flags), sum(counters), sender=self._nodes.node
         )
 
 
 class _Average:
-    """A node's mean: its leader adds up its ranks' signals, in their order, and casts the mean."""
+    """A node's mean: its leader adds up its ranks' signals, in their order, and casts the mean.
+
+    Behind a rank's signals travel their sizes: the node's is the median, not the mean's own, which
+    one rank could move as far as it likes.
+    """
 
     def __init__(self, box: StepwiseBox, nodes: Nodes) -> None:
         self._nodes = nodes
         count = Signals.size(box.bucket)
-        self._geometry = kernels.Geometry(0, 1, False, count)
+        sizes = len(box.bucket.specs) if box.scaled else 0
+        self._geometry = kernels.Geometry(0, 1, False, count + sizes)
         self._sent = np.zeros(self._geometry.total_bytes, np.uint8)
         self._received = np.zeros(self._geometry.total_bytes * nodes.leads, np.uint8)
-        floats = slice(self._geometry.trailer_offset, self._geometry.trailer_offset + 4 * count)
-        self._theirs = self._received[floats].view(np.float32)
-        self._signals = Signals(box.bucket, self._sent[floats].view(np.float32))
+        (sent,) = kernels.trailers(self._sent, self._geometry)
+        own, self._own_sizes = np.split(sent, [count])
+        if nodes.leads:
+            (theirs,) = kernels.trailers(self._received, self._geometry)
+            self._theirs, self._their_sizes = np.split(theirs, [count])
+            self._sizes = _Sizes(len(nodes.neighbours), sizes)
+        self._signals = Signals(box.bucket, own)
 
     def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
         """Leaves the node's ballot with its leader."""
@@ -134,21 +144,60 @@ class _Average:
         with recorder.timed("pack_seconds"), box.span("pack"):
             chunks = self._signals.read(voters)
             box.note_nonfinite(chunks)
+            if box.scaled:
+                self._own_sizes[:] = self._signals.mean_abs()
         if not nodes.leads:
             flag = kernels.JOINED if joined else 0
             box.seal(self._sent, kernels.BALLOT, flag, chunks, sender=0, geometry=self._geometry)
             yield nodes.pairs.send(self._sent, nodes.neighbours[0])
             return
-        for neighbour in nodes.neighbours[1:]:
+        self._sizes.rows[0] = self._own_sizes
+        for place, neighbour in enumerate(nodes.neighbours[1:], 1):
             yield nodes.pairs.receive(self._received, neighbour)
             with recorder.timed("tally_seconds"), box.span("tally"):
                 flags, counters = box.check(
-                    self._received, kernels.BALLOT, 0, geometry=self._geometry
+                    self._received,
+                    kernels.BALLOT,
+                    0,
+                    senders=[neighbour],
+                    geometry=self._geometry,
                 )
                 joined = joined and bool(flags[0] & kernels.JOINED)
                 chunks += counters[0]
-                self._signals.floats += self._theirs
+                self._signals.add(self._theirs)
+                self._sizes.rows[place] = self._their_sizes
+        self._signals.bound()
         self._signals.divide()
         rows = zip(self._signals.tensors, self._signals.given, strict=True)
         means: list[Voter] = [HostVoter(mean if given else None, None) for mean, given in rows]
-        box.cast(means, joined=joined, nonfinite=chunks)
+        sizes = self._sizes.median() if box.scaled else None
+        box.cast(means, joined=joined, nonfinite=chunks, sizes=sizes)
+
+
+class _Sizes:
+    """A node's mean absolute signals, whose median is taken as in every tally.
+
+    Attributes:
+        rows: float32[ranks, tensors].
+    """
+
+    def __init__(self, ranks: int, tensors: int) -> None:
+        self._geometry = kernels.Geometry(0, 1, False, tensors)
+        self._given = np.zeros(ranks * self._geometry.message_bytes, np.uint8)
+        self._median = np.zeros(self._geometry.message_bytes, np.uint8)
+        self.rows = kernels.trailers(self._given, self._geometry)
+
+    def median(self) -> npt.NDArray[np.float32]:
+        """Of each tensor: float32[tensors]."""
+        kernels.tally(
+            self._given,
+            self._geometry,
+            self._median,
+            shard=0,
+            ties=0,
+            key=0,
+            first_blocks=np.zeros(1, np.int64),
+            ordinals=np.zeros(1, np.uint64),
+        )
+        median: npt.NDArray[np.float32] = kernels.trailers(self._median, self._geometry)[0]
+        return median

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "implementation.h"
 
@@ -47,16 +48,31 @@ void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* mes
   }
 }
 
+double largest(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float16:
+      return 65504;
+    case Dtype::bfloat16:
+      return 0x1.FEp127;
+    case Dtype::float32:
+      return std::numeric_limits<float>::max();
+    default:
+      return std::numeric_limits<double>::max();
+  }
+}
+
 }  // namespace
 
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale) {
   const auto write = active_implementation().write[size_t(dtype)];
   const bool past_cache = count * bytes_of(dtype) > kPastCache;
+  const double most = largest(dtype);
+  const double factor = std::min(std::max(scale, -most), most);
   for_each_chunk(static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry,
                  first_block,
                  [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
-                   write(at, blocks, signs, keep, scale, past_cache);
+                   write(at, blocks, signs, keep, factor, past_cache);
                  });
   if (past_cache) active_implementation().fence();
 }

@@ -29,6 +29,9 @@ struct PackResult {
   uint64_t nonfinite_chunks = 0;
   uint64_t finite_coordinates = 0;  // in chunks without NaN and infinity
   double abs_sum = 0;               // over those coordinates
+
+  // The mean of the absolute values as it travels in a trailer; 0 where there are none.
+  float mean_abs() const;
 };
 
 // Packs one tensor of `count` coordinates into the blocks from `first_block` of the bucket.
@@ -58,7 +61,8 @@ struct TallyResult {
 TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry, uint8_t* verdict,
                   const TallyOptions& options);
 
-// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`.
+// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`. A
+// scale beyond the numbers of the output's type becomes the largest of them: never an infinity.
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale);
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,

@@ -1,6 +1,7 @@
 #include "message.h"
 
 #include <algorithm>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 
@@ -9,8 +10,8 @@
 namespace hvd_sign {
 namespace {
 
-constexpr int64_t kMaxBlocks = int64_t(1) << 48;
 constexpr int64_t kMaxCount = int64_t(1) << 31;
+constexpr size_t kMaxBytes = std::numeric_limits<int64_t>::max();
 
 size_t in_range(int64_t value, int64_t low, int64_t high, const char* argument) {
   if (value < low || value > high) {
@@ -113,6 +114,12 @@ Geometry::Geometry(int64_t blocks_, int64_t shards_, bool nonzero_, int64_t trai
   nonzero_offset = nonzero ? active_end : 0;
   trailer_offset = active_end + (nonzero ? shard_blocks * 8 : 0);
   message_bytes = trailer_offset + round_up_8(trailer_floats * 4);
+  if (message_bytes > kMaxBytes / shards) {
+    std::ostringstream text;
+    text << "Geometry: blocks, shards, trailer_floats: expected at most " << kMaxBytes
+         << " bytes in all messages, got " << shards << " messages of " << message_bytes;
+    throw std::invalid_argument(text.str());
+  }
   total_bytes = shards * message_bytes;
 }
 
@@ -201,9 +208,10 @@ void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Label
 }
 
 void check(const uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
-           int64_t shard, uint16_t* flags, uint32_t* counters) {
-  for (size_t rank = 0; rank < count; ++rank) {
-    const uint8_t* message = messages + rank * geometry.message_bytes;
+           int64_t shard, uint16_t* flags, uint32_t* counters, const uint32_t* ranks) {
+  for (size_t sender = 0; sender < count; ++sender) {
+    const size_t rank = ranks ? ranks[sender] : sender;
+    const uint8_t* message = messages + sender * geometry.message_bytes;
     Header header;
     std::memcpy(&header, message, sizeof header);
     if (header.magic != kMagic) mismatch(rank, "magic", hex(kMagic), hex(header.magic));
@@ -219,10 +227,10 @@ void check(const uint8_t* messages, size_t count, const Geometry& geometry, cons
     same(rank, "bucket", labels.bucket, header.bucket);
     same(rank, "chunk", labels.chunk, header.chunk);
     same(rank, "step", labels.step, header.step);
-    same(rank, "sender", rank, header.sender);
-    same(rank, "shard", shard < 0 ? rank : size_t(shard), header.shard);
-    flags[rank] = header.flags;
-    counters[rank] = header.counter;
+    same(rank, "sender", sender, header.sender);
+    same(rank, "shard", shard < 0 ? sender : size_t(shard), header.shard);
+    flags[sender] = header.flags;
+    counters[sender] = header.counter;
   }
 }
 

@@ -33,6 +33,7 @@ namespace hvd_sign {
 constexpr size_t kBlock = 64;        // coordinates in a block, bits in a word
 constexpr size_t kChunkBlocks = 64;  // blocks in a chunk, bits in a word of the activity bitmap
 constexpr size_t kChunk = kBlock * kChunkBlocks;
+constexpr int64_t kMaxBlocks = int64_t(1) << 48;  // of a bucket, so that no sum of them overflows
 
 constexpr uint32_t kMagic = 0x47535648;  // the bytes 'HVSG'
 constexpr uint16_t kMessageVersion = 1;
@@ -73,7 +74,8 @@ struct Geometry {
   size_t message_bytes;
   size_t total_bytes;
 
-  // Throws std::invalid_argument on a negative or absurd size.
+  // Throws std::invalid_argument on a negative or absurd size, and where all messages together have
+  // more bytes than memory can.
   Geometry(int64_t blocks, int64_t shards, bool nonzero, int64_t trailer_floats);
 
   // How many blocks of the bucket lie in this shard (fewer in the last ones).
@@ -126,10 +128,10 @@ struct Labels {
 void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
           uint16_t flags, uint32_t counter, uint32_t sender, int64_t shard);
 
-// Checks that message i came whole from rank i, with these labels, and reads its flags and counter.
-// Throws std::invalid_argument naming the first field that differs. `shard` < 0: message i has
-// shard i.
+// Checks that message i came whole from sender i, with these labels, and reads its flags and
+// counter. Throws std::invalid_argument naming the first field that differs, and the sender's rank:
+// ranks[i], or i where that is null. `shard` < 0: message i has shard i.
 void check(const uint8_t* messages, size_t count, const Geometry& geometry, const Labels& labels,
-           int64_t shard, uint16_t* flags, uint32_t* counters);
+           int64_t shard, uint16_t* flags, uint32_t* counters, const uint32_t* ranks = nullptr);
 
 }  // namespace hvd_sign

@@ -1,9 +1,11 @@
 // The Python module hvd_sign._kernels.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
+#include <optional>
 
 #include "arrays.h"
 #include "coin.h"
@@ -200,15 +202,21 @@ void seal_in(nb::handle messages, const Geometry& geometry, int64_t kind, uint16
 }
 
 nb::tuple check_in(nb::handle messages, const Geometry& geometry, int64_t kind, int64_t ties,
-                   uint32_t stream, uint32_t bucket, uint32_t chunk, uint64_t step, int64_t shard) {
+                   uint32_t stream, uint32_t bucket, uint32_t chunk, uint64_t step, int64_t shard,
+                   const std::optional<std::vector<uint32_t>>& ranks) {
   const MessageList from(messages, {"check", "messages"}, Access::read, geometry);
   const Labels labels{kind_of("check", kind), ties_of("check", ties), stream, bucket, chunk, step};
   shard_of("check", shard, -1, geometry);
+  if (ranks && ranks->size() != from.count) {
+    Argument{"check", "ranks"}.wrong_value(std::to_string(from.count) + " items, one a message",
+                                           std::to_string(ranks->size()));
+  }
   std::vector<uint16_t> flags(from.count);
   std::vector<uint32_t> counters(from.count);
   {
     nb::gil_scoped_release release;
-    check(from.data(), from.count, geometry, labels, shard, flags.data(), counters.data());
+    check(from.data(), from.count, geometry, labels, shard, flags.data(), counters.data(),
+          ranks ? ranks->data() : nullptr);
   }
   return nb::make_tuple(flags, counters);
 }
@@ -245,6 +253,10 @@ nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle ve
     firsts.argument().wrong_value(
         "ascending blocks, the first at or before the shard's first block " + std::to_string(first),
         options.tensors == 0 ? "none" : "others");
+  }
+  if (options.first_blocks[0] < -kMaxBlocks) {
+    firsts.argument().wrong_value("blocks from " + std::to_string(-kMaxBlocks) + " on",
+                                  std::to_string(options.first_blocks[0]));
   }
   TallyResult result;
   {
@@ -351,7 +363,7 @@ NB_MODULE(_kernels, m) {
         "ties"_a, "stream"_a, "bucket"_a, "chunk"_a, "counter"_a, "step"_a, "sender"_a,
         "shard"_a = -1);
   m.def("check", &check_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
-        "stream"_a, "bucket"_a, "chunk"_a, "step"_a, "shard"_a = -1);
+        "stream"_a, "bucket"_a, "chunk"_a, "step"_a, "shard"_a = -1, "ranks"_a = nb::none());
   m.def("tally", &tally_into, "ballots"_a.none(), "geometry"_a, "verdict"_a.none(), nb::kw_only(),
         "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none(), "parity"_a = 0);
   m.def("write_verdict", &write_into, "out"_a.none(), "messages"_a.none(), "geometry"_a,

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "coin.h"
 #include "implementation.h"
@@ -75,6 +76,12 @@ class Packer {
 };
 
 }  // namespace
+
+float PackResult::mean_abs() const {
+  if (finite_coordinates == 0) return 0;
+  constexpr double kLargest = std::numeric_limits<float>::max();  // fp64 has larger ones
+  return float(std::min(abs_sum / double(finite_coordinates), kLargest));
+}
 
 PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages,
                 const Geometry& geometry, size_t first_block, const PackOptions& options) {

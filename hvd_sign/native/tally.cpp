@@ -77,22 +77,28 @@ void decide(const Ballots& ballots, const Activity& activity, const TallyOptions
   }
 }
 
-// Mean over the voters, in rank order; a NaN is no vote.
-void mean_of_trailers(const uint8_t* ballots, size_t count, const Geometry& geometry,
-                      uint8_t* verdict) {
+// The median of the voters' means, the lower middle one of an even number. One voter among them
+// moves it to a neighbour in their order at most; the mean of two middle ones would leave it in the
+// hands of each of two voters, and a step too short mends itself, while one too long does not.
+// 0 is no vote, for that voter was active in no block; nor is what no sound voter sends.
+void median_of_trailers(const uint8_t* ballots, size_t count, const Geometry& geometry,
+                        uint8_t* verdict) {
+  thread_local std::vector<float> means;  // kept, so that later votes allocate nothing
   for (size_t index = 0; index < geometry.trailer_floats; ++index) {
     const size_t offset = geometry.trailer_offset + index * sizeof(float);
-    double sum = 0;
-    size_t voters = 0;
+    means.clear();
     for (size_t ballot = 0; ballot < count; ++ballot) {
       float value;
       std::memcpy(&value, ballots + ballot * geometry.message_bytes + offset, sizeof value);
-      if (std::isnan(value)) continue;
-      sum += value;
-      ++voters;
+      if (value > 0 && std::isfinite(value)) means.push_back(value);
     }
-    const float mean = voters ? float(sum / double(voters)) : 0.0f;
-    std::memcpy(verdict + offset, &mean, sizeof mean);
+    float median = 0;
+    if (!means.empty()) {
+      const auto middle = means.begin() + ptrdiff_t((means.size() - 1) / 2);
+      std::nth_element(means.begin(), middle, means.end());
+      median = *middle;
+    }
+    std::memcpy(verdict + offset, &median, sizeof median);
   }
 }
 
@@ -121,7 +127,7 @@ TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry
     result.dead_blocks += words - size_t(__builtin_popcountll(decided.active));
     put_blocks(decided, verdict, geometry, done, words);
   }
-  mean_of_trailers(ballots, count, geometry, verdict);
+  median_of_trailers(ballots, count, geometry, verdict);
   return result;
 }
 

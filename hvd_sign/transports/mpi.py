@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
+from hvd_sign.errors import VoteError
 from hvd_sign.stats import recorder
 from hvd_sign.transports.base import Buffer, Floats, Pending
 from hvd_sign.transports.nodes import Nodes
@@ -34,6 +37,8 @@ class Request:
 _abandoned: list[list[Request]] = []
 """Requests that nobody waits for any more: their buffers are kept until the process ends."""
 
+
+CHECKSUM_BYTES = 4
 
 PAIRS = 3
 """The tag of messages between pairs of voters."""
@@ -117,7 +122,10 @@ def _name_of_node(communicator: MPI.Intracomm) -> Hashable:
 
 
 class Mailbox:
-    """Small pickled messages between pairs of voters; keeps their order, never blocks."""
+    """Small pickled messages between pairs of voters; keeps their order, never blocks.
+
+    A checksum comes first: what was damaged on its way is not unpickled.
+    """
 
     def __init__(self, communicator: MPI.Intracomm, tag: int) -> None:
         self._communicator = communicator
@@ -127,7 +135,9 @@ class Mailbox:
     def send(self, message: Any, voter: int) -> None:
         """Starts sending ``message`` to ``voter``."""
         self.sent()  # lets go of earlier ones
-        self._sending.append(self._communicator.isend(message, voter, self._tag))
+        body = pickle.dumps(message)
+        sealed = crc32(body).to_bytes(CHECKSUM_BYTES, "little") + body
+        self._sending.append(self._communicator.Isend(sealed, voter, self._tag))
 
     def sent(self) -> bool:
         """Whether all messages are on their way."""
@@ -135,9 +145,29 @@ class Mailbox:
         return not self._sending
 
     def receive(self) -> list[Any]:
-        """All messages that have come since the last call."""
+        """All messages that have come since the last call.
+
+        Raises:
+            VoteError: one is damaged.
+        """
+        from mpi4py import MPI
+
         self.sent()  # makes progress
         messages = []
-        while (found := self._communicator.improbe(tag=self._tag)) is not None:
-            messages.append(found.recv())
+        status = MPI.Status()
+        while (found := self._communicator.Improbe(tag=self._tag, status=status)) is not None:
+            sealed = bytearray(status.Get_count(MPI.BYTE))
+            found.Recv(sealed)
+            messages.append(_opened(sealed, status.Get_source()))
         return messages
+
+
+def _opened(sealed: bytearray, voter: int) -> Any:
+    stated, body = sealed[:CHECKSUM_BYTES], sealed[CHECKSUM_BYTES:]
+    found = crc32(body).to_bytes(CHECKSUM_BYTES, "little")
+    if stated != found:
+        raise VoteError(
+            f"a small message from rank {voter} is damaged: expected checksum "
+            f"0x{stated[::-1].hex()}, got 0x{found[::-1].hex()} of its {len(body)} bytes"
+        )
+    return pickle.loads(body)

@@ -99,13 +99,7 @@ def verdict(
     return majority(np.array(cast), np.any(alive, axis=0), ties, coin["tie"])
 
 
-def mean_abs(signals: list[np.ndarray], layout: list, local: str) -> float:
-    """The nodes' mean absolute signal, each node's being the mean of its ranks', or its mean's."""
-    found = []
-    for ranks in nodes_of(layout):
-        members = [signals[rank] for rank in ranks]
-        if local == "mean" and len(ranks) > 1:
-            found.append(np.abs(mean(members).astype(np.float64)).mean())
-        else:
-            found.append(reference.mean_abs(members))
-    return float(np.mean(found))
+def mean_abs(signals: list[np.ndarray], layout: list) -> float:
+    """The nodes' lower median, each node's size being the lower median of its ranks' sizes."""
+    rows = [[signals[rank] for rank in ranks] for ranks in nodes_of(layout)]
+    return reference.lower_median([reference.mean_abs(row) for row in rows])

@@ -142,6 +142,27 @@ def test_what_is_refused_on_one_rank_is_an_error_on_all(here, odd_one, name, mis
     works_afterwards(here)
 
 
+@pytest.mark.parametrize("name", [7, b"gradient", ("a",), ["a"], "\ud800"], ids=repr)
+def test_what_is_no_name(here, name):
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match="name: expected"):
+            hvd_sign.allreduce(np.ones(3, dtype="float32"), comm=here, name=name)
+    works_afterwards(here)
+
+
+@pytest.mark.ranks(2)
+def test_an_array_that_cannot_be_made_is_an_error_on_all(here):
+    class Broken:
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("no memory left")
+
+    array = Broken() if here.rank == 1 else np.ones(3, dtype="float32")
+    with pytest.raises((RuntimeError, ValueError), match="no memory left") as caught:
+        hvd_sign.allreduce(array, comm=here, name="broken")
+    assert here.rank == 1 or "refused on rank 1: no memory left" in str(caught.value)
+    works_afterwards(here)
+
+
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("odd_one", ["first", "last"])
 def test_a_call_after_a_refused_one_meets_the_others_next_call(here, odd_one):

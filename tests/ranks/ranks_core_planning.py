@@ -110,6 +110,23 @@ def test_dense_takes_nothing_from_a_chunk_with_nan(measured, rng):
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_dense_sum_beyond_fp32_gives_no_infinity(measured, dtype):
+    comm = measured(WIRE_OUTRUNS_TALLY)
+    signal = np.full(9000, 3e38, dtype)
+    signal[:100] *= -1
+    signal[100:200] *= 1 if comm.rank % 2 else -1
+    signal[200:300] = -0.5
+    largest = 2.0**128 - 2.0**104
+    for scale, size, small in (("mean_abs", largest / comm.size, 0.5), ("none", 1.0, 1.0)):
+        got = hvd_sign.allreduce(signal, comm=comm, scale=scale, **DENSE)
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got[:100], -size, rtol=1e-6)
+        np.testing.assert_allclose(got[300:], size, rtol=1e-6)
+        np.testing.assert_array_equal(got[200:300], -small)
+
+
+@pytest.mark.ranks(2)
 def test_dense_is_told_once_by_one_rank(measured, rng, caplog):
     comm = measured(WIRE_OUTRUNS_TALLY)
     with caplog.at_level(logging.WARNING, logger="hvd_sign"):

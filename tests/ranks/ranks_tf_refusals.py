@@ -223,3 +223,67 @@ def test_sign_compression_where_nothing_is_voted_on(hvd_tf, world):
         with pytest.raises(ValueError, match=r"compression: hvd\.Compression\.sign"):
             call()
     assert hvd_tf.allreduce(rows, op=hvd_tf.Max).numpy().tolist() == [1] * world.size
+
+
+MISTAKES = {
+    "a vote needs a dense tensor, got tf.SparseTensor": {
+        "tensor": lambda: tf.sparse.from_dense([1.0])
+    },
+    "a vote needs a dense tensor, got tf.RaggedTensor": {
+        "tensor": lambda: tf.ragged.constant([[1.0], []])
+    },
+    "a vote needs a dense tensor, got tf.IndexedSlices": {
+        "tensor": lambda: tf.IndexedSlices(tf.ones((1, 2)), tf.constant([0]), (3, 2))
+    },
+    "expected one of float32, float64, float16, bfloat16, got string": {
+        "tensor": lambda: tf.constant(["a"])
+    },
+    "postscale_factor: expected a number, got 'x'": {"postscale_factor": "x"},
+    "prescale_factor: expected a number, got None": {"prescale_factor": None},
+    "average: not allowed together with op, got True": {"average": True},
+    "seed: expected an integer, got 1.5": {"seed": 1.5},
+    "got an unexpected keyword argument 'colour'": {"colour": 1},
+}
+
+
+def refused(hvd_tf, world, sentence: str, grouped: bool, mistakes: dict) -> None:
+    """The last rank calls with its mistake, others without: all are told, twice, and go on."""
+    last = world.size - 1
+    good = {"op": hvd_tf.MajorityVote, "name": "wrong"}
+    call, given, options = hvd_tf.allreduce, tf.fill([70], -2.0), good
+    if world.rank == last:
+        options = good | mistakes
+        given = options.pop("tensor", lambda: given)()
+        if grouped:
+            call, given = hvd_tf.grouped_allreduce, [given]
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(given, **options)
+        assert sentence in str(caught.value)
+        assert world.rank == last or f"refused on rank {last}: " in str(caught.value)
+    for name in (None, "wrong"):
+        got = hvd_tf.allreduce(tf.fill([70], -2.0), op=hvd_tf.MajorityVote, name=name)
+        assert (got.numpy() == -1).all()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_one_rank_s_arguments_are_wrong_in_is_told_to_all(hvd_tf, world, grouped):
+    for sentence, mistakes in MISTAKES.items():
+        refused(hvd_tf, world, sentence, grouped, mistakes)
+    for sentence, op, compression in (
+        ("packs ballots, which need", hvd_tf.Sum, hvd_tf.Compression.sign),
+        ("sends ballots; expected", hvd_tf.MajorityVote, hvd_tf.Compression.fp16),
+    ):
+        refused(hvd_tf, world, sentence, grouped, {"op": op, "compression": compression})
+    options = {"op": hvd_tf.Sum, "ties": "zero"}
+    refused(hvd_tf, world, "ties: only a vote has such options", grouped, options)
+
+
+def test_what_is_no_name_or_no_list(hvd_tf, world):
+    for name in (7, b"gradient", "\ud800"):
+        with pytest.raises((TypeError, ValueError), match="name: expected"):
+            hvd_tf.allreduce(tf.ones(3), op=hvd_tf.MajorityVote, name=name)
+    for given in (5, []):
+        with pytest.raises((TypeError, ValueError), match="tensors: expected"):
+            hvd_tf.grouped_allreduce(given, op=hvd_tf.MajorityVote)
+    assert (hvd_tf.allreduce(tf.ones(3), op=hvd_tf.MajorityVote).numpy() == 1).all()

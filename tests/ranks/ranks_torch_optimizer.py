@@ -15,7 +15,6 @@ from helpers import (
     backward,
     expected,
     gradients,
-    mean_abs,
     named,
     parameters,
     plain,
@@ -219,18 +218,17 @@ def test_seed_decides_the_coins(hvd, world):
     assert abs(first.mean()) < 0.04
 
 
-def test_scale_mean_abs(hvd, world):
-    params = parameters(*SHAPES)
-    optimizer = wrap(hvd, params, scale="mean_abs", ties="zero", bucket_bytes=4096)
-    for turn in range(2):
-        given = gradients(world.rank, params, turn)
-        wanted = [(expected(world, g, "zero"), mean_abs(world, g)) for g in given]
-        backward(params, given)
+@pytest.mark.parametrize(
+    ("width", "ties"), [(10, "zero"), (70, "zero"), (64, "coin"), (128, "coin")]
+)
+def test_a_padding_row_keeps_still(hvd, world, width, ties):
+    table = torch.nn.Embedding(12, width, padding_idx=3)
+    optimizer = wrap(hvd, list(table.parameters()), named_parameters=None, ties=ties)
+    for step in range(3):
+        table(torch.tensor([2, 3, 4, 3, (step + world.rank) % 12])).sum().backward()
         optimizer.step()
-        for p, (want, scale) in zip(params, wanted, strict=True):
-            want.check(plain(p.grad), scale, rtol=3e-6)
-        assert same_everywhere(world, *params)
         optimizer.zero_grad()
+    np.testing.assert_array_equal(plain(table.weight)[3], 0)
 
 
 def test_synchronize_then_skip_synchronize(hvd, world):

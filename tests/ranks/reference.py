@@ -69,7 +69,10 @@ def verdict(signals: list[np.ndarray], ties: str) -> Expected:
 
 
 def mean_abs(signals: list[np.ndarray]) -> float:
-    """The voters' mean absolute signal: of each over its finite chunks, then over the voters."""
+    """The lower median over the voters of their mean absolute signal over finite chunks.
+
+    Who has none, or only zeros, is no voter.
+    """
     means = []
     for signal in signals:
         flat = wide(signal)
@@ -77,7 +80,13 @@ def mean_abs(signals: list[np.ndarray]) -> float:
         finite = [c for c in chunks if np.isfinite(c).all()]
         if finite:
             means.append(np.abs(np.concatenate(finite)).mean())
-    return float(np.mean(means)) if means else 0.0
+    return lower_median(means)
+
+
+def lower_median(sizes: list[float]) -> float:
+    """Of the sizes above 0; 0 if there are none."""
+    ordered = sorted(size for size in sizes if size > 0)
+    return float(ordered[(len(ordered) - 1) // 2]) if ordered else 0.0
 
 
 def coin_bound(count: int) -> float:

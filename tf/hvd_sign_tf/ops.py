@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
+from hvd_sign.asking import call_options, labels, number, op_of_call
 from hvd_sign.ballots import HostVoter
 from hvd_sign.collectives import check_dtype
 from hvd_sign.process import check_not_forked
@@ -32,26 +32,28 @@ def _vote(
     process_set: Any,
     given: dict[str, Any],
 ) -> list[tf.Tensor]:
-    bridge.check_context("allreduce")
-    if tensors and tf.is_tensor(tensors[0]) and not isinstance(tensors[0], tf.IndexedSlices):
-        name = bridge.name_in_graph(ALLREDUCE, name, tensors[0])
+    first = next(iter(tensors), None) if isinstance(tensors, (list, tuple)) else None
+    if isinstance(first, (tf.Tensor, tf.Variable)):
+        name = bridge.name_in_graph(ALLREDUCE, name, first)
     with job.adhoc(process_set).refusing(ALLREDUCE, name):
+        bridge.check_context("allreduce")
         rule = make_rule(op)
         options = call_options(given)
         if average is not None:
             raise ValueError(f"average: not allowed together with op, got {average!r}")
+        before = number("prescale_factor", prescale_factor)
+        after = number("postscale_factor", postscale_factor)
+        if not isinstance(tensors, Iterable):
+            raise TypeError(f"tensors: expected a list of them, got {tensors!r}")
+        tensors = list(tensors)
         if not tensors:
             raise ValueError("tensors: expected at least one, got none")
         signals = []
         for label, tensor in zip(labels(name, len(tensors)), tensors, strict=True):
-            if isinstance(tensor, tf.IndexedSlices):
-                raise TypeError(
-                    f"allreduce {label!r}: a vote needs a dense tensor, got tf.IndexedSlices"
-                )
-            signal = tf.convert_to_tensor(tensor)
+            signal = _dense(f"allreduce {label!r}", tensor)
             check_dtype(f"allreduce {label!r}", signal.dtype.name)
-            if prescale_factor != 1.0:
-                signal = signal * tf.cast(prescale_factor, signal.dtype)
+            if before != 1.0:
+                signal = signal * tf.cast(before, signal.dtype)
             signals.append(signal)
     name = bridge.name_in_graph(ALLREDUCE, name, signals[0])
     scalars = [signal.shape.rank == 0 for signal in signals]
@@ -61,11 +63,30 @@ def _vote(
         called = labels(name, len(inputs))
         for label, scalar, signal, out in zip(called, scalars, inputs, outputs, strict=True):
             shape = () if scalar else signal.shape
-            voter = HostVoter(signal, out, postscale_factor)
+            voter = HostVoter(signal, out, after)
             asked.append(Tensor(label, shape, signal.dtype.name, voter))
         job.adhoc(process_set).vote(asked, rule, options, name=name).wait()
 
     return bridge.call(work, signals)
+
+
+def _dense(who: str, tensor: Any) -> tf.Tensor:
+    if isinstance(tensor, (tf.IndexedSlices, tf.SparseTensor, tf.RaggedTensor)):
+        raise TypeError(f"{who}: a vote needs a dense tensor, got tf.{type(tensor).__name__}")
+    return tf.convert_to_tensor(tensor)
+
+
+def _chosen(
+    compression: Any, op: Any, name: str | None, process_set: Any, given: dict[str, Any]
+) -> Any:
+    """The operation that a call's arguments ask for; all ranks hear where they ask for none."""
+    return op_of_call(
+        compression,
+        op,
+        Compression.none,
+        given,
+        lambda: job.adhoc(process_set).refusing(ALLREDUCE, name),
+    )
 
 
 def allreduce(
@@ -90,10 +111,12 @@ def allreduce(
     A vote's keywords, beyond Horovod's arguments; None takes the default:
         exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
         local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster; with
+            ``scale`` its verdict is the mean, however far one rank moves it.
         ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
         seed: of the coins, default 0.
-        scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.
+        scale: ``"none"`` (default), or ``"mean_abs"``: times the median of the ranks' mean absolute
+            values, the lower middle one of an even number, which one rank cannot move far.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the
@@ -106,10 +129,9 @@ def allreduce(
             ranks alike, ranks that differ in shape, type or options.
         RuntimeError: within XLA, or in a graph without an order.
     """
-    op = op_of(compression, op, Compression.none)
+    op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
-        refuse_vote_options(vote)
         result: tf.Tensor = plain.allreduce(
             tensor,
             average,
@@ -146,10 +168,9 @@ def grouped_allreduce(
     **vote: Any,
 ) -> list[tf.Tensor]:
     """Horovod's ``grouped_allreduce``, or one vote on several tensors: see ``allreduce``."""
-    op = op_of(compression, op, Compression.none)
+    op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
-        refuse_vote_options(vote)
         return list(
             plain.grouped_allreduce(
                 tensors,

@@ -70,11 +70,16 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             or else by a measurement of one or two seconds at the first step.
         local: ``"vote"`` (default) or ``"mean"``: what makes a node's vote if it has one.
         fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce in the place of
-            votes that would take longer.
-        ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``.
+            votes that would take longer: the sign of the mean gradient, or with ``scale`` the mean,
+            however far one rank moves it.
+        ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``. Rows
+            that no rank has a gradient for, as an embedding's ``padding_idx``, keep still under
+            ``"zero"``; else only if their width is a multiple of 64, for coins decide the zeros of
+            a block of 64 coordinates in which any is not zero.
         seed: of the coins, default 0.
-        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the ranks'
-            mean absolute gradient, so that a schedule made for SGD still fits.
+        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the median
+            of the ranks' mean absolute gradients, so that a schedule made for SGD still fits. Of an
+            even number it is the lower middle one: no rank alone can move it far.
         nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
             4096 coordinates; ``"skip"``: all ranks skip the step.
         algorithm: what is voted on: ``"sign"`` (default), the gradient itself.

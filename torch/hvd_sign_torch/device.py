@@ -58,7 +58,7 @@ class TorchHostVoter(HostVoter):
         else:
             dense = torch.empty(self.out.shape, dtype=self.out.dtype)
             slot.write(dense, scale * self.factor)
-            self.out.copy_(dense)
+            _fill(self.out, dense)
 
     def read(self) -> npt.NDArray[np.float32] | None:
         """The signal in fp32, which host fp32 is already."""
@@ -66,7 +66,7 @@ class TorchHostVoter(HostVoter):
 
     def take(self, values: npt.NDArray[np.float32]) -> None:
         """Writes numbers in the place of a verdict."""
-        self.out.copy_(torch.from_numpy(values).reshape(self.out.shape) * self.factor)
+        _fill(self.out, torch.from_numpy(values).reshape(self.out.shape) * self.factor)
 
 
 class DeviceVoter:
@@ -134,7 +134,9 @@ class DeviceVoter:
             if nonzero is not None:
                 verdict = verdict * _bits(nonzero, self._out.device).reshape(-1, BLOCK)
             flat = verdict.reshape(-1)[: self._out.numel()].to(self._out.dtype)
-            self._out.copy_((flat * (scale * self._factor)).reshape(self._out.shape))
+            most = torch.finfo(flat.dtype).max
+            factor = max(-most, min(scale * self._factor, most))  # never an infinity
+            _fill(self._out, (flat * factor).reshape(self._out.shape))
             if self._out.is_cuda:
                 torch.cuda.current_stream(self._out.device).synchronize()
 
@@ -149,7 +151,7 @@ class DeviceVoter:
         """Takes numbers in the place of a verdict to the device."""
         with self._stream(), torch.no_grad():
             numbers = _to_device(values, self._out.device) * self._factor
-            self._out.copy_(numbers.reshape(self._out.shape))
+            _fill(self._out, numbers.reshape(self._out.shape))
             if self._out.is_cuda:
                 torch.cuda.current_stream(self._out.device).synchronize()
 
@@ -196,6 +198,12 @@ def _progress_stream(device: torch.device) -> Any:
     if device not in _streams:
         _streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return _streams[device]
+
+
+def _fill(out: torch.Tensor, values: torch.Tensor) -> None:
+    """Overwrites a tensor; one of inference mode only lets itself be changed in that mode."""
+    with torch.inference_mode(out.is_inference()):
+        out.copy_(values)
 
 
 def _numbers(signal: torch.Tensor) -> npt.NDArray[np.float32]:

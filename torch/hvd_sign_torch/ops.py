@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, labels, op_of, refuse_vote_options
-from hvd_sign.collectives import check_dtype
+from hvd_sign.asking import call_options, labels, number, op_of_call
 from hvd_sign.engine import Handle
-from hvd_sign.errors import TensorError
 from hvd_sign.jobs import HOROVOD
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.require import BINDING
 from hvd_sign_torch.sign_compression import Compression
+from hvd_sign_torch.votable import check_apart, check_votable
 from hvd_sign_torch.worlds import job, plain
 
 
@@ -56,36 +55,42 @@ def synchronize(handle: Any) -> Any:
 
 
 def _vote(
-    signals: Sequence[torch.Tensor],
-    outputs: Sequence[torch.Tensor],
+    kind: str,
+    given: Any,
     op: object,
     average: bool | None,
     name: str | None,
     prescale_factor: float,
     postscale_factor: float,
     process_set: Any,
-    given: dict[str, Any],
-) -> Handle:
+    chosen: dict[str, Any],
+) -> VoteHandle:
+    grouped, in_place = kind.startswith("grouped"), kind.endswith("_")
     stream = job.adhoc(process_set)
     with stream.refusing(ALLREDUCE, name):
         rule = make_rule(op)
-        options = call_options(given)
+        options = call_options(chosen)
         if average is not None:
             raise ValueError(f"average: not allowed together with op, got {average!r}")
-        tensors = []
+        before = number("prescale_factor", prescale_factor)
+        after = number("postscale_factor", postscale_factor)
+        if grouped and not isinstance(given, Iterable):
+            raise TypeError(f"tensors: expected a list of them, got {given!r}")
+        signals = list(given) if grouped else [given]
         called = labels(name, len(signals))
-        for label, signal, output in zip(called, signals, outputs, strict=True):
-            if signal.is_sparse:
-                raise TensorError(
-                    f"allreduce {label!r}: a vote needs a dense tensor, got a sparse one"
-                )
-            dtype = dtype_name(signal)
-            check_dtype(f"allreduce {label!r}", dtype)
-            if prescale_factor != 1.0:
-                signal = signal.detach() * prescale_factor
-            voter = make_voter(signal.detach(), output.detach(), postscale_factor)
-            tensors.append(Tensor(label, tuple(signal.shape), dtype, voter))
-    return stream.vote(tensors, rule, options, name=name)
+        tensors, outputs = [], []
+        for label, signal in zip(called, signals, strict=True):
+            check_votable(f"allreduce {label!r}", signal, in_place=in_place)
+            output = signal if in_place else torch.empty_like(signal, requires_grad=False)
+            if before != 1.0:
+                signal = signal.detach() * before
+            voter = make_voter(signal.detach(), output.detach(), after)
+            tensors.append(Tensor(label, tuple(signal.shape), dtype_name(output), voter))
+            outputs.append(output)
+        if in_place:
+            check_apart(called, outputs)
+    handle = stream.vote(tensors, rule, options, name=name)
+    return VoteHandle(handle, outputs if grouped else outputs[0])
 
 
 def _start(
@@ -100,28 +105,26 @@ def _start(
     given: dict[str, Any],
 ) -> Any:
     """One asynchronous call: Horovod's function called ``kind``, or a vote in its place."""
+    op = _chosen(Compression.none, op, name, process_set, given)
     if not is_vote_rule(op):
-        refuse_vote_options(given)
         operation = OPERATIONS[kind]
         return operation(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
-    grouped = kind.startswith("grouped")
-    signals = list(tensors) if grouped else [tensors]
-    in_place = kind.endswith("_")
-    outputs = signals
-    if not in_place:
-        outputs = [t if t.is_sparse else torch.empty_like(t, requires_grad=False) for t in signals]
-    handle = _vote(
-        signals,
-        outputs,
-        op,
-        average,
-        name,
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        given,
+    return _vote(
+        kind, tensors, op, average, name, prescale_factor, postscale_factor, process_set, given
     )
-    return VoteHandle(handle, outputs if grouped else outputs[0])
+
+
+def _chosen(
+    compression: Any, op: Any, name: str | None, process_set: Any, given: dict[str, Any]
+) -> Any:
+    """The operation that a call's arguments ask for; all ranks hear where they ask for none."""
+    return op_of_call(
+        compression,
+        op,
+        Compression.none,
+        given,
+        lambda: job.adhoc(process_set).refusing(ALLREDUCE, name),
+    )
 
 
 def allreduce_async(
@@ -236,10 +239,12 @@ def allreduce(
     A vote's keywords, beyond Horovod's arguments; None takes the default:
         exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
         local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster.
+        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster; with
+            ``scale`` its verdict is the mean, however far one rank moves it.
         ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
         seed: of the coins, default 0.
-        scale: ``"none"`` (default), or ``"mean_abs"``: times the ranks' mean absolute value.
+        scale: ``"none"`` (default), or ``"mean_abs"``: times the median of the ranks' mean absolute
+            values, the lower middle one of an even number, which one rank cannot move far.
 
     ``compression=hvd.Compression.sign`` asks for a vote too.
 
@@ -254,9 +259,8 @@ def allreduce(
             ranks alike, ranks that differ in shape, type or options. If only some ranks' arguments
             are refused, the others raise a ValueError that names those ranks and tells why.
     """
-    op = op_of(compression, op, Compression.none)
+    op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
-        refuse_vote_options(vote)
         return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
             tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )
@@ -278,9 +282,8 @@ def grouped_allreduce(
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
-    op = op_of(compression, op, Compression.none)
+    op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
-        refuse_vote_options(vote)
         return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]
             tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
         )

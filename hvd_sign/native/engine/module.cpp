@@ -14,7 +14,10 @@ using namespace nb::literals;
 namespace hvd_sign {
 namespace {
 
-MPI_Comm communicator_at(uintptr_t address) { return *reinterpret_cast<MPI_Comm*>(address); }
+MPI_Comm communicator_at(uintptr_t address) {
+  if (address == 0) throw std::invalid_argument("open: expected a communicator's address, got 0");
+  return *reinterpret_cast<MPI_Comm*>(address);
+}
 
 std::string library_version() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -35,18 +38,20 @@ struct PyVote {
 };
 
 PyPlan make_plan(const std::vector<std::tuple<size_t, size_t, uint64_t>>& tensors, size_t blocks,
-                 int ties, bool sharded, bool scaled, size_t rank, size_t voters, uint32_t stream,
-                 uint32_t bucket, size_t chunk_blocks, size_t slots, nb::object ballots,
-                 nb::object verdicts) {
+                 uint16_t ties, bool sharded, bool scaled, size_t rank, size_t voters,
+                 uint32_t stream, uint32_t bucket, size_t chunk_blocks, size_t slots,
+                 nb::object ballots, nb::object verdicts) {
   std::vector<Tensor> all;
   for (const auto& [first, count, ordinal] : tensors) all.push_back({first, count, ordinal});
   const PlanSettings settings{Ties(ties), sharded, scaled,       rank, voters,
                               stream,     bucket,  chunk_blocks, slots};
+  check_plan(all, blocks, settings);
   const Geometry whole(int64_t(blocks), 1, settings.ties == Ties::zero, 0);
-  const ItemArray<uint8_t> full(ballots, {"Plan", "ballots"}, Access::write,
+  const ItemArray<uint8_t> full(ballots, {"plan", "ballots"}, Access::write,
                                 int64_t(whole.total_bytes));
-  const ItemArray<uint8_t> decided(verdicts, {"Plan", "verdicts"}, Access::write,
+  const ItemArray<uint8_t> decided(verdicts, {"plan", "verdicts"}, Access::write,
                                    int64_t(whole.total_bytes));
+  decided.must_not_overlap(full);
   return {std::make_shared<Plan>(std::move(all), blocks, settings, full.data(), decided.data()),
           std::move(ballots), std::move(verdicts)};
 }

@@ -1,6 +1,9 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
 
 namespace hvd_sign {
 namespace {
@@ -10,7 +13,67 @@ constexpr size_t kPartBlocks = 2048;
 constexpr size_t kStripBlocks = kChunkBlocks;
 static_assert(kPartBlocks % kChunkBlocks == 0 && kStripBlocks < kPartBlocks);
 
+constexpr size_t kMaxMessage = std::numeric_limits<int>::max();  // MPI counts bytes by int
+
+[[noreturn]] void wrong(const char* argument, const std::string& expected, const std::string& got) {
+  throw std::invalid_argument("plan: " + std::string(argument) + ": expected " + expected +
+                              ", got " + got);
+}
+
+void at_least_one(const char* argument, size_t value) {
+  if (value == 0) wrong(argument, "1 or more", "0");
+}
+
+size_t blocks_of(const Tensor& tensor) {
+  return tensor.count / kBlock + (tensor.count % kBlock != 0);
+}
+
 }  // namespace
+
+void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSettings& settings) {
+  if (blocks > size_t(kMaxBlocks)) {
+    wrong("blocks", "at most " + std::to_string(kMaxBlocks), std::to_string(blocks));
+  }
+  size_t end = 0;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const std::string who = "tensor " + std::to_string(t);
+    if (tensors[t].first_block != end) {
+      wrong("tensors", who + " at block " + std::to_string(end) + ", where the one before it ends",
+            "block " + std::to_string(tensors[t].first_block));
+    }
+    const size_t count = blocks_of(tensors[t]);
+    if (count > blocks - end) {
+      wrong("tensors", who + " within the bucket's " + std::to_string(blocks) + " blocks",
+            std::to_string(count) + " blocks from " + std::to_string(end) + " on");
+    }
+    end += count;
+  }
+  if (end != blocks) {
+    wrong("blocks", std::to_string(end) + ", the tensors'", std::to_string(blocks));
+  }
+  if (settings.ties > Ties::positive) {
+    wrong("ties", "0 (coin), 1 (zero) or 2 (positive)", std::to_string(unsigned(settings.ties)));
+  }
+  at_least_one("voters", settings.voters);
+  if (settings.voters > kMaxMessage) {
+    wrong("voters", "at most " + std::to_string(kMaxMessage), std::to_string(settings.voters));
+  }
+  if (settings.rank >= settings.voters) {
+    wrong("rank", "less than the " + std::to_string(settings.voters) + " voters",
+          std::to_string(settings.rank));
+  }
+  at_least_one("chunk_blocks", settings.chunk_blocks);
+  at_least_one("slots", settings.slots);
+  const size_t shards = settings.sharded ? settings.voters : 1;
+  const size_t largest = std::min(settings.chunk_blocks, blocks);
+  const Geometry chunk(int64_t(largest), int64_t(shards), settings.ties == Ties::zero,
+                       settings.scaled ? int64_t((tensors.size() + shards - 1) / shards) : 0);
+  if (chunk.message_bytes > kMaxMessage) {
+    wrong("chunk_blocks", "messages of at most " + std::to_string(kMaxMessage) + " bytes",
+          std::to_string(settings.chunk_blocks) + ", whose have " +
+              std::to_string(chunk.message_bytes));
+  }
+}
 
 PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> all,
                              const std::vector<Tensor>& tensors, size_t shards, bool nonzero,
@@ -61,7 +124,7 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
     filled = 0;
   };
   for (size_t t = 0; t < tensors.size(); ++t) {
-    const size_t total = (tensors[t].count + kBlock - 1) / kBlock;
+    const size_t total = blocks_of(tensors[t]);
     for (size_t block = 0; block < total;) {
       const size_t room = (aim - filled) / kChunkBlocks * kChunkBlocks;
       if (room == 0) {
@@ -86,7 +149,7 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
     message = std::max(message, chunk.geometry.message_bytes);
     total = std::max(total, chunk.geometry.total_bytes);
   }
-  slots.resize(std::min(std::max(settings.slots, size_t(1)), chunks.size()));
+  slots.resize(std::min(settings.slots, chunks.size()));
   for (PipelineSlot& slot : slots) {
     slot.ballots.resize(total);
     slot.received.resize(message * settings.voters);

@@ -67,10 +67,15 @@ struct PipelineSlot {
   bool busy = false;
 };
 
+// Checks what a plan is made of, as it comes from outside. Throws std::invalid_argument, naming the
+// first argument that does not fit: the tensors must fill the bucket, one after another.
+void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSettings& settings);
+
 class Plan {
  public:
-  // `ballots` and `verdicts` hold the whole bucket in one message each: the ballots of tensors that
-  // were packed elsewhere, and the verdict for those who take it later.
+  // Arguments that check_plan() lets pass. `ballots` and `verdicts` hold the whole bucket in one
+  // message each: the ballots of tensors that were packed elsewhere, and the verdict for those who
+  // take it later.
   Plan(std::vector<Tensor> tensors, size_t blocks, const PlanSettings& settings, uint8_t* ballots,
        uint8_t* verdicts);
 

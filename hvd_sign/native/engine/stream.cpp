@@ -187,13 +187,9 @@ void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& sl
   }
   if (geometry.trailer_floats > 0) {
     for (size_t t = 0; t < geometry.shards * geometry.trailer_floats; ++t) {
-      float mean = __builtin_nanf("");
-      if (t < vote.feeds.size() && vote.feeds[t].packed.finite_coordinates > 0) {
-        const PackResult& packed = vote.feeds[t].packed;
-        mean = float(packed.abs_sum / double(packed.finite_coordinates));
-      }
       trailer(slot.ballots.data(), geometry,
-              t / geometry.trailer_floats)[t % geometry.trailer_floats] = mean;
+              t / geometry.trailer_floats)[t % geometry.trailer_floats] =
+          t < vote.feeds.size() ? vote.feeds[t].packed.mean_abs() : 0;
     }
   }
   vote.totals.nonfinite_chunks += nonfinite;
