@@ -25,7 +25,7 @@ class SignCompressor(NumpySignCompressor):
             TypeError: not fp32, fp64, fp16 or bf16.
             ValueError: NaN or Inf, which have no sign to vote with.
         """
-        host = tensor.detach().cpu().contiguous()
+        host = tensor.detach().cpu().resolve_neg().contiguous()
         exact = host.float() if host.dtype == torch.bfloat16 else host
         payload, _ = NumpyCompression.sign.compress(exact.numpy(), name)
         return torch.from_numpy(payload), (tensor.shape, tensor.dtype, tensor.device)

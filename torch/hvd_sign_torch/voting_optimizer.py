@@ -103,13 +103,15 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     groups = groups if groups is not None else (num_groups or None)
 
     def open_session(parameters: list[torch.Tensor], specs: list[TensorSpec]) -> VoteSession:
+        positions = group_positions(groups, parameters, torch.Tensor, "torch.Tensor")
+        before = len(specs) - len(parameters)
         return job.session(
             process_set,
             specs,
             make_rule(op),
             options,
             bucket_bytes=BUCKET_BYTES if bucket_bytes is None else bucket_bytes,
-            groups=group_positions(groups, parameters, torch.Tensor, "torch.Tensor"),
+            groups=positions and [[before + i for i in group] for group in positions],
         )
 
     if job.rank() in job.members(process_set):

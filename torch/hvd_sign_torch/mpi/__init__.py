@@ -75,7 +75,4 @@ from hvd_sign_torch.mpi.reductions import (
     reducescatter_async,
 )
 from hvd_sign_torch.mpi.sparse import sparse_allreduce_async
-from hvd_sign_torch.mpi.states import (
-    broadcast_optimizer_state,
-    broadcast_parameters,
-)
+from hvd_sign_torch.mpi.states import broadcast_parameters
