@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,15 @@ class ExchangingOptimizer:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """The wrapped optimizer's: the ranks' agreement can be neither copied nor stored."""
-        return self._wrapped.__reduce_ex__(protocol)
+        reduced: Any = self._wrapped.__reduce_ex__(max(protocol, 2))
+        make, arguments, *rest = reduced
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            make = object.__new__  # pickle would have the former make something of this class
+        return make, arguments, *rest
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The wrapped optimizer's."""
+        self._wrapped.__setstate__(state)
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
