@@ -89,6 +89,26 @@ def rows(rank: int, size: int) -> list[int]:
     return [(rank + to) % 3 for to in range(size)]
 
 
+@pytest.mark.runtime("mpi")
+def test_tensors_that_are_negated_or_conjugated_later(hvd, world):
+    """Memory, and a note that says negate; Horovod itself does not read the note."""
+    tensor = small(world.rank, 2 * world.size, dtype=torch.float32) + 1
+    every = everyone(world, tensor).float()
+    later = torch.complex(torch.zeros_like(tensor), -tensor).conj().imag
+    assert later.is_neg()
+    assert torch.equal(hvd.allreduce(later, op=hvd.Sum), every.sum(0))
+    assert torch.equal(hvd.allgather(later), every.reshape(-1))
+    assert torch.equal(hvd.broadcast(later, 0), every[0])
+    shares = every[:, 2 * world.rank : 2 * world.rank + 2]
+    assert torch.equal(hvd.alltoall(later), shares.reshape(-1))
+    assert torch.equal(hvd.reducescatter(later, op=hvd.Sum), shares.sum(0))
+    hvd.allreduce_(later, op=hvd.Sum)
+    assert torch.equal(later, every.sum(0))
+    whole = torch.complex(tensor, tensor).conj()
+    assert whole.is_conj()
+    assert torch.equal(hvd.broadcast(whole, 0), torch.complex(every[0], -every[0]))
+
+
 @pytest.mark.parametrize("as_tensor", [False, True])
 def test_alltoall(hvd, world, as_tensor):
     splits = rows(world.rank, world.size)

@@ -70,6 +70,23 @@ def test_forms_and_types(hvd, world, dtype, form, ties):
             np.testing.assert_array_equal(plain(given), plain(tensor))
 
 
+@pytest.mark.parametrize("size", [300, 20_000])
+@pytest.mark.parametrize("form", FORMS)
+def test_tensors_that_are_negated_later(hvd, world, form, size):
+    """As the imaginary part of a conjugate is: memory, and a note that says negate."""
+    tensor = signal(world.rank, size)
+    want = expected(world, tensor)
+    given = torch._neg_view(-tensor)
+    assert given.is_neg()
+    got = call(hvd, form, given)
+    want.check(plain(got))
+    want.check(plain(given if form.endswith("_") else got))
+    payload, context = hvd.Compression.sign.compress(torch._neg_view(-tensor))
+    assert torch.equal(
+        hvd.Compression.sign.decompress(payload, context), torch.where(tensor < 0, -1.0, 1.0)
+    )
+
+
 @pytest.mark.parametrize("name", [None, "a group"], ids=str)
 @pytest.mark.parametrize("form", GROUPED)
 def test_grouped(hvd, world, form, name):

@@ -289,7 +289,8 @@ def test_more_backward_passes_than_promised_is_an_error(hvd, world):
     with pytest.raises(AssertionError, match="backward_passes_per_step"):
         backward(params, gradients(world.rank, params, 1))
     # The second pass was added to gradients that are being voted on: only to be thrown away.
-    optimizer.synchronize()
+    with pytest.raises(RuntimeError, match=r"p\.grad of 'layer\.0' was changed"):
+        optimizer.synchronize()
     optimizer.zero_grad()
     train(hvd, world, params, optimizer, 2)
 

@@ -147,34 +147,6 @@ def test_broadcast_optimizer_state(hvd, world, kind):
     assert same_everywhere(world, *params, *everything(optimizer))
 
 
-def test_broadcast_of_an_empty_state_moves_nothing(hvd, world):
-    params = parameters(*SHAPES)
-    inner = torch.optim.SGD(params, lr=0.5, momentum=0.9, weight_decay=0.1)
-    optimizer = wrap(hvd, params, inner)
-    before, votes = [plain(p) for p in params], hvd.vote_stats().votes
-    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
-    assert hvd.vote_stats().votes == votes
-    for p, old in zip(params, before, strict=True):
-        np.testing.assert_array_equal(plain(p), old)
-    for value in everything(optimizer):
-        np.testing.assert_array_equal(plain(value), 0)
-    given = gradients(world.rank, params)
-    wanted = [expected(world, g) for g in given]
-    backward(params, given)
-    optimizer.step()
-    for p, want in zip(params, wanted, strict=True):
-        want.check(plain(p.grad))
-
-
-def test_broadcast_optimizer_state_of_horovods_own(hvd, world):
-    params = parameters((50,))
-    optimizer = hvd.DistributedOptimizer(torch.optim.Adam(params, lr=0.1), named(params))
-    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
-    backward(params, gradients(world.rank, params))
-    optimizer.step()
-    assert same_everywhere(world, *params)
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
 def test_nonfinite_abstain(hvd, world, bad):
     params = parameters((9000,), (100,))

@@ -36,6 +36,8 @@ def make_voter(signal: torch.Tensor | None, out: torch.Tensor, factor: float = 1
         out: takes the verdict; may be ``signal``.
         factor: multiplies the verdict.
     """
+    if signal is not None:
+        signal = signal.resolve_neg()  # which PyTorch puts off, and memory knows nothing of
     if out.device.type == "cpu":
         return TorchHostVoter(signal, out, factor)
     return DeviceVoter(signal, out, factor)
@@ -48,17 +50,22 @@ class TorchHostVoter(HostVoter):
         super().__init__(None if signal is None else signal.contiguous(), out, factor)
 
     def feed(self) -> Feed | None:
-        """The tensors; without ``out`` if its strides need a copy."""
-        return Feed(self.signal, self.out if self.out.is_contiguous() else None, self.factor)
+        """The tensors; without ``out`` if it needs a copy."""
+        return Feed(self.signal, self.out if self._plain else None, self.factor)
 
     def obey(self, slot: Slot, scale: float) -> None:
-        """Writes the verdict, through a contiguous copy if the strides need one."""
-        if self.out.is_contiguous():
+        """Writes the verdict, through a contiguous copy if it needs one."""
+        if self._plain:
             slot.write(self.out, scale * self.factor)
         else:
             dense = torch.empty(self.out.shape, dtype=self.out.dtype)
             slot.write(dense, scale * self.factor)
             _fill(self.out, dense)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the memory of ``out`` holds its numbers, one after another."""
+        return bool(self.out.is_contiguous()) and not self.out.is_neg()
 
     def read(self) -> npt.NDArray[np.float32] | None:
         """The signal in fp32, which host fp32 is already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +14,56 @@ from hvd_sign_torch.gradient_hooks import GradientHooks
 
 
 class ExchangingOptimizer:
-    """What a wrapped optimizer gains; its class derives from a child of this and from its own."""
+    """What a wrapped optimizer gains; its class derives from a child of this and from its own.
 
+    All else is the wrapped optimizer's: attributes are read and set there, and it makes the steps,
+    so that a scheduler, a hook or a checkpoint may know either of the two. Copied or pickled it is
+    that optimizer, which exchanges nothing until it is wrapped.
+    """
+
+    _wrapped: torch.optim.Optimizer
     _gradients: GradientHooks | None
     _synchronized: bool
     _should_synchronize: bool
     _counts: bool
+
+    def __getattr__(self, name: str) -> Any:
+        """Of the wrapped optimizer."""
+        if name in _OWN:
+            raise AttributeError(name)
+        return getattr(self._wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """On the wrapped optimizer, but for what is this one's own."""
+        super().__setattr__(name, value) if name in _OWN else setattr(self._wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """From the wrapped optimizer, but for what is this one's own."""
+        super().__delattr__(name) if name in _OWN else delattr(self._wrapped, name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """The wrapped optimizer's: the ranks' agreement can be neither copied nor stored."""
+        reduced: Any = self._wrapped.__reduce_ex__(max(protocol, 2))
+        make, arguments, *rest = reduced
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            make = object.__new__  # pickle would have the former make something of this class
+        return make, arguments, *rest
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The wrapped optimizer's."""
+        self._wrapped.__setstate__(state)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """The wrapped optimizer's; a GradScaler asks for it before it unscales and steps.
+
+        Raises:
+            AssertionError: gradients are under way.
+            ValueError: the exchange would have to know the scaler.
+        """
+        if self._gradients is not None:
+            self._gradients.check_scaler(synchronized=not self._should_synchronize)
+        return bool(getattr(self._wrapped, "_step_supports_amp_scaling", False))
 
     def synchronize(self) -> None:
         """Waits for the gradients' exchange and leaves what comes of it in ``p.grad``."""
@@ -63,9 +108,11 @@ class ExchangingOptimizer:
                     "optimizer.skip_synchronize()."
                 )
             self.synchronize()
+        elif self._gradients is not None:
+            self._gradients.check_results()
         self._synchronized = False
         if self._counts:
-            super().step()  # type: ignore[misc]
+            self._wrapped.step()
         self._counts = True
         return loss
 
@@ -81,7 +128,11 @@ class ExchangingOptimizer:
                 "optimizer.step() or optimizer.synchronize(). This is prohibited as it can cause "
                 "a race condition."
             )
-        super().zero_grad(*args, **kwargs)  # type: ignore[misc]
+        self._wrapped.zero_grad(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what ``state_dict()`` returned."""
+        self._wrapped.load_state_dict(state_dict)
 
     def set_backward_passes_per_step(self, passes: int) -> None:
         """Changes how many backward passes make a gradient."""
@@ -99,17 +150,13 @@ class ExchangingOptimizer:
             "wraps it"
         )
 
-    def plain(self) -> torch.optim.Optimizer:
-        """The wrapped optimizer without the exchange; shares parameters and state."""
-        base: Any = type(self).__bases__[1]
-        plain: torch.optim.Optimizer = base.__new__(base)
-        # A scheduler leaves a step() of the wrapper among the attributes.
-        plain.__dict__.update({k: v for k, v in self.__dict__.items() if k != "step"})
-        return plain
+
+_OWN = frozenset({*ExchangingOptimizer.__annotations__, "step"})
+"""What is not the wrapped optimizer's; a scheduler leaves a step() of its own among it."""
 
 
 def wrapped(kind: type[ExchangingOptimizer], optimizer: torch.optim.Optimizer) -> Any:
-    """An optimizer of a class made from ``kind`` and its own; shares parameters and state.
+    """An optimizer of a class made from ``kind`` and its own; shares everything with the latter.
 
     Raises:
         ValueError: it is wrapped already, or LBFGS.
@@ -124,11 +171,9 @@ def wrapped(kind: type[ExchangingOptimizer], optimizer: torch.optim.Optimizer) -
     base = type(optimizer)
     made: Any = type(base.__name__, (kind, base), {})
     wrapper = made.__new__(made)
-    # A scheduler leaves a step() of the optimizer's own among the attributes, which would hide
-    # the wrapper's.
-    wrapper.__dict__.update({k: v for k, v in optimizer.__dict__.items() if k != "step"})
+    wrapper._wrapped = optimizer
+    wrapper._gradients = None
     wrapper._synchronized = False
     wrapper._should_synchronize = True
     wrapper._counts = True
-    wrapper._gradients = None
     return wrapper

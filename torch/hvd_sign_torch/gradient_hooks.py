@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-HOLDER = "_hvd_sign_gradients"
-"""The attribute of a parameter that knows, weakly, who exchanges its gradient."""
+_holders: weakref.WeakValueDictionary[int, GradientHooks] = weakref.WeakValueDictionary()
+"""Who exchanges a parameter's gradient, by the parameter's id(): its holder keeps it alive."""
 
 
 class GradientHooks(ABC):
@@ -37,6 +37,7 @@ class GradientHooks(ABC):
         self._parameters = [p for p in everything if p.requires_grad]
         self._frozen = [p for p in everything if not p.requires_grad]
         self._passes_left = [passes] * len(self._parameters)
+        self._handed: dict[int, tuple[torch.Tensor, int]] = {}
 
     def hook(self) -> None:
         """Begins to listen; whoever listened to a parameter before is retired."""
@@ -47,10 +48,10 @@ class GradientHooks(ABC):
         # As Horovod's, they end with the optimizer, so that another can be built on the model.
         self._unhook = weakref.finalize(self, _remove, hooks)
         for p in self._parameters:
-            earlier = getattr(p, HOLDER, lambda: None)()
+            earlier = _holders.get(id(p))
             if earlier is not None:
                 earlier.retire()
-            setattr(p, HOLDER, weakref.ref(self))
+            _holders[id(p)] = self
 
     @property
     def under_way(self) -> bool:
@@ -67,8 +68,8 @@ class GradientHooks(ABC):
     def restart(self) -> None:
         """Waits for new gradients."""
         self._passes_left = [self.passes] * len(self._parameters)
+        self._handed = {}
 
-    @abstractmethod
     def finish(self) -> bool:
         """Exchanges the rest, waits, and leaves the results in ``p.grad``.
 
@@ -76,13 +77,81 @@ class GradientHooks(ABC):
             Whether the step counts.
 
         Raises:
-            RuntimeError: another optimizer exchanges the gradients now.
+            RuntimeError: another optimizer exchanges the gradients now; or, after the exchange so
+                that no rank waits for this one, gradients were changed while it was under way.
             ValueError: a frozen parameter has come to require a gradient.
         """
+        self.check_retired()
+        touched = self.touched()
+        counts = self.exchange()
+        self.check_frozen()
+        if touched:
+            raise RuntimeError(
+                f"p.grad of {_listed(touched)} was changed or replaced after backward() and before "
+                "step(), while ranks exchanged it; this rank does not step. Change gradients after "
+                "optimizer.synchronize(), then call optimizer.step() within "
+                "optimizer.skip_synchronize(). What is clipped there is the result of the "
+                "exchange; no option clips gradients before it"
+            )
+        return counts
+
+    @abstractmethod
+    def exchange(self) -> bool:
+        """Exchanges the rest, waits, and leaves the results in ``p.grad``; whether it counts."""
 
     @abstractmethod
     def complete(self, ordinal: int) -> None:
         """A parameter's gradient has had all its backward passes."""
+
+    def check_scaler(self, *, synchronized: bool) -> None:
+        """Raises unless a GradScaler may unscale and step now.
+
+        Args:
+            synchronized: the exchange has ended, and its results are what is to be unscaled.
+
+        Raises:
+            AssertionError: they are under way.
+        """
+        if not synchronized:
+            raise AssertionError(
+                "scaler.step(optimizer): it would unscale gradients that ranks are exchanging; "
+                "call optimizer.synchronize() before scaler.unscale_(optimizer), and "
+                "scaler.step(optimizer) within optimizer.skip_synchronize()."
+            )
+
+    def check_results(self) -> None:  # noqa: B027, most have nothing to say
+        """Looks at what becomes a step, which may have been changed after the exchange."""
+
+    def hand_over(self, ordinal: int) -> torch.Tensor:
+        """Takes a parameter's gradient for the exchange, which alone may change it until its end.
+
+        Returns:
+            The gradient, to be read and written.
+        """
+        parameter = self._parameters[ordinal]
+        assert parameter.grad is not None
+        gradient: torch.Tensor = parameter.grad.detach()
+        if not gradient.is_sparse:
+            # Parts of one tensor, as autograd makes them, share its version counter. p.grad gets
+            # one of its own, which what the exchange writes does not move either.
+            parameter.grad = gradient.data
+        handed = parameter.grad
+        self._handed[ordinal] = handed, handed._version
+        return gradient
+
+    def touched(self) -> list[str]:
+        """Names of parameters whose gradients are no more what backward made of them."""
+        changed = [
+            ordinal
+            for ordinal, (gradient, version) in self._handed.items()
+            if self._parameters[ordinal].grad is not gradient or gradient._version != version
+        ]
+        lost = [
+            ordinal
+            for ordinal, left in enumerate(self._passes_left)
+            if 0 < left < self.passes and self._parameters[ordinal].grad is None
+        ]
+        return [self._names[self._parameters[ordinal]] for ordinal in sorted(changed + lost)]
 
     def check_retired(self) -> None:
         """Raises RuntimeError if another optimizer exchanges the gradients now."""
@@ -132,3 +201,9 @@ def _hook(listener: weakref.ref[GradientHooks], ordinal: int) -> Callable[[torch
 def _remove(hooks: list[Any]) -> None:
     for hook in hooks:
         hook.remove()
+
+
+def _listed(names: list[str]) -> str:
+    """Names for a sentence: the first few, and how many more."""
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
-from hvd_sign.ballots import Voter
-from hvd_sign.buckets import TensorSpec
+from hvd_sign.ballots import HostVoter, Voter
+from hvd_sign.buckets import BLOCK, TensorSpec
 from hvd_sign.collectives import check_dtype
 from hvd_sign.session import VoteSession
 from hvd_sign_torch.device import dtype_name, make_voter
 from hvd_sign_torch.gradient_hooks import GradientHooks
+from hvd_sign_torch.worlds import job
+
+logger = logging.getLogger("hvd_sign")
+
+PRESENCE = "which parameters have gradients"
+"""The name of what is voted on beside the gradients."""
 
 
 class GradientVotes(GradientHooks):
     """The votes on an optimizer's gradients.
+
+    Beside them a block for each parameter is voted on, in which a rank without a gradient abstains,
+    and of which the second coordinate is -1 where it is sparse: so all ranks know alike which
+    parameters nobody has a gradient for, and which verdicts are to be sparse.
 
     Args:
         optimizer: whose parameters' gradients are voted on.
@@ -47,12 +60,18 @@ class GradientVotes(GradientHooks):
         self.grad_scaler = grad_scaler
         self._sparse_as_dense = sparse_as_dense
         self.parameters = self._parameters
-        self.specs = []
+        self._scaled_as = id(optimizer)
+        count = len(self._parameters)
+        # Coins belong to ordinals: the parameters' begin at 0.
+        self.specs = [TensorSpec(PRESENCE, (count, BLOCK), "float32", count)] if count else []
         for ordinal, p in enumerate(self._parameters):
             check_dtype(f"parameter {names[p]!r}", dtype_name(p))
             self.specs.append(TensorSpec(names[p], tuple(p.shape), dtype_name(p), ordinal))
-        self._sparse: dict[int, torch.Tensor] = {}
+        self._presence = np.zeros((count, BLOCK), np.float32)
+        self._complete = 0
+        self._apart: dict[int, torch.Tensor] = {}  # verdicts that are not written to p.grad
         self._scale: float | None = None
+        self._shrinking_told = False
 
     def begin(self, session: VoteSession) -> None:
         """Votes in a session of ``specs`` from now on."""
@@ -60,22 +79,16 @@ class GradientVotes(GradientHooks):
         session.on_reset(self._restore)
         self.hook()
 
-    def finish(self) -> bool:
+    def exchange(self) -> bool:
         """Votes on the rest, waits, and leaves verdicts in ``p.grad``.
 
         Returns:
             Whether the step counts, see ``VoteSession.finish``.
-
-        Raises:
-            ValueError: a parameter without a vote has come to require a gradient.
         """
-        self.check_retired()
-        sparse = self._sparse  # filled until the session's reset, which replaces it
+        apart = self._apart  # filled until the session's reset, which replaces it
         counts = self._session.finish(self._missing)
-        self.check_frozen()
         if counts:
-            for ordinal, verdict in sparse.items():
-                self._parameters[ordinal].grad = verdict.to_sparse()
+            self._place(apart)
         elif self.grad_scaler is not None:
             # It is the scaler who skips then, on all ranks alike, and lowers its scale.
             for parameter in self._parameters:
@@ -91,32 +104,97 @@ class GradientVotes(GradientHooks):
     def complete(self, ordinal: int) -> None:
         """Hands the gradient to the vote."""
         self._session.ready(ordinal, self._voter(ordinal))
+        self._complete += 1
+        everything = len(self._parameters)
+        if self._complete == everything:
+            self._session.ready(everything, self._missing(everything))
+
+    def check_scaler(self, *, synchronized: bool) -> None:
+        """Raises unless the GradScaler that is about to unscale and step may do so now.
+
+        Raises:
+            AssertionError: gradients are being voted on.
+            ValueError: a scaler of which the votes know nothing.
+        """
+        if self.grad_scaler is None:
+            raise ValueError(
+                "scaler.step(optimizer): it would divide verdicts by the loss scale, and see no "
+                "overflow of another rank; give hvd.DistributedOptimizer(..., grad_scaler=scaler), "
+                "and call optimizer.synchronize(), then scaler.unscale_(optimizer), then "
+                "scaler.step(optimizer) within optimizer.skip_synchronize()"
+            )
+        super().check_scaler(synchronized=synchronized)
+
+    def check_results(self) -> None:
+        """Tells once, on rank 0, that verdicts were all made smaller by one factor."""
+        if self._shrinking_told or self._session.options.scale != "none":
+            return
+        factor = _common_factor(p.grad for p in self._parameters if p.grad is not None)
+        if factor < 1:
+            self._shrinking_told = True
+            if job.rank() == 0:
+                logger.warning(
+                    "verdicts were multiplied by %.3g between synchronize() and step(), and steps "
+                    "shrink by it. Clipping by norm does that, since the norm of a verdict is the "
+                    "root of its size: leave it out, or give scale='mean_abs'",
+                    factor,
+                )
+
+    def touched(self) -> list[str]:
+        """Of all gradients, if the scaler has divided them."""
+        states = getattr(self.grad_scaler, "_per_optimizer_states", {})
+        state = states.get(self._scaled_as)
+        if self._handed and state is not None and state["stage"].name == "UNSCALED":
+            return [self._names[self._parameters[ordinal]] for ordinal in sorted(self._handed)]
+        return super().touched()
 
     def _restore(self) -> None:
-        self._sparse = {}
+        self._apart = {}
+        self._complete = 0
         self._scale = None
         self.restart()
 
     def _voter(self, ordinal: int) -> Voter:
-        gradient = self._parameters[ordinal].grad
-        assert gradient is not None
-        if gradient.is_sparse:
-            if not self._sparse_as_dense:
-                raise ValueError(
-                    f"parameter {self._names[self._parameters[ordinal]]!r}: a vote needs a dense "
-                    "gradient, got a sparse one; give DistributedOptimizer sparse_as_dense=True"
-                )
-            gradient = gradient.to_dense()
-            self._sparse[ordinal] = gradient
-        gradient = gradient.detach()
+        parameter = self._parameters[ordinal]
+        assert parameter.grad is not None
+        sparse = parameter.grad.is_sparse
+        if sparse and not self._sparse_as_dense:
+            raise ValueError(
+                f"parameter {self._names[parameter]!r}: a vote needs a dense "
+                "gradient, got a sparse one; give DistributedOptimizer sparse_as_dense=True"
+            )
+        gradient = self.hand_over(ordinal)
+        if sparse:
+            gradient = self._apart[ordinal] = gradient.to_dense()
+        self._presence[ordinal] = 1
+        self._presence[ordinal, 1] = -1 if sparse else 1
         return make_voter(gradient, gradient, self._factor())
 
     def _missing(self, ordinal: int) -> Voter:
+        if ordinal == len(self._parameters):
+            return HostVoter(self._presence, self._presence)
         parameter = self._parameters[ordinal]
         if parameter.grad is not None:
             return self._voter(ordinal)
-        parameter.grad = torch.zeros_like(parameter)
-        return make_voter(None, parameter.grad, self._factor())
+        self._presence[ordinal] = 0
+        verdict = self._apart[ordinal] = torch.zeros_like(parameter)
+        return make_voter(None, verdict, self._factor())
+
+    def _place(self, apart: dict[int, torch.Tensor]) -> None:
+        """Gives verdicts to parameters: none where nobody has a gradient, sparse ones where sparse.
+
+        Args:
+            apart: those that were not written to ``p.grad``, by ordinal.
+        """
+        someone, sparse = self._presence[:, 0] != 0, self._presence[:, 1] < 0
+        for ordinal in {*apart, *np.flatnonzero(sparse).tolist()}:
+            parameter = self._parameters[ordinal]
+            verdict = apart.get(ordinal, parameter.grad)
+            assert verdict is not None
+            if not someone[ordinal]:
+                parameter.grad = None
+            else:
+                parameter.grad = verdict.to_sparse() if sparse[ordinal] else verdict
 
     def _factor(self) -> float:
         """What a verdict is multiplied by, so that ``scaler.unscale_`` gives the verdict back."""
@@ -126,3 +204,17 @@ class GradientVotes(GradientHooks):
         if self._scale is None:  # reading it waits for the device: once a step
             self._scale = float(self.grad_scaler.get_scale())
         return self._scale
+
+
+def _common_factor(verdicts: Iterable[torch.Tensor]) -> float:
+    """By what verdicts of +-1 were multiplied, if all of them were by the same; else 1."""
+    factor = None
+    for verdict in verdicts:
+        values = verdict._values() if verdict.is_sparse else verdict
+        largest = float(values.detach().abs().max()) if values.numel() else 0.0
+        if largest == 0:
+            continue
+        if largest >= 1 or (factor is not None and not math.isclose(largest, factor, rel_tol=0.01)):
+            return 1.0
+        factor = largest
+    return 1.0 if factor is None else factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ def parameter_names(
             "named_parameters should be a sequence of tuples (name, parameter), usually produced "
             "by model.named_parameters()."
         )
-    labels = [name for name, _ in named]
-    repeated = sorted({name for name in labels if labels.count(name) > 1})
+    counts = Counter(name for name, _ in named)
+    repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise ValueError(
             "Parameter names in named_parameters must be unique. Found duplicates: "
@@ -37,3 +38,12 @@ def parameter_names(
             "the optimizer's " + ", ".join(nameless)
         )
     return names
+
+
+def zeros(like: torch.Tensor, sparse_dims: int | None) -> torch.Tensor:
+    """Zeros, dense or sparse in the first dimensions."""
+    if sparse_dims is None:
+        return torch.zeros_like(like)
+    nowhere = torch.empty(sparse_dims, 0, dtype=torch.int64, device=like.device)
+    nothing = like.new_empty(0, *like.shape[sparse_dims:])
+    return torch.sparse_coo_tensor(nowhere, nothing, like.shape, check_invariants=False)

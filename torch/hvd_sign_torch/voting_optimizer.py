@@ -115,6 +115,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         names = parameter_names(optimizer, named_parameters)
         votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
         positions = group_positions(groups, votes.parameters, torch.Tensor, "torch.Tensor")
+        before = len(votes.specs) - len(votes.parameters)
         rule = make_rule(op)
     if included:
         votes.begin(
@@ -124,7 +125,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
                 rule,
                 options,
                 bucket_bytes=bucket_bytes,
-                groups=positions,
+                groups=positions and [[before + i for i in group] for group in positions],
             )
         )
         voting._gradients = votes

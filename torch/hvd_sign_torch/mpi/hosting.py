@@ -110,16 +110,21 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
 
 def numbers(tensor: torch.Tensor) -> Array:
     """A tensor's array to compute with."""
-    host = tensor.detach().cpu().contiguous()
+    host = _host(tensor)
     array: Array = (host.float() if host.dtype == torch.bfloat16 else host).numpy()
     return array
 
 
 def items(tensor: torch.Tensor) -> Array:
     """A tensor's array to move about."""
-    host = tensor.detach().cpu().contiguous()
+    host = _host(tensor)
     array: Array = (host.view(torch.int16) if host.dtype == torch.bfloat16 else host).numpy()
     return array
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    """What an array can be of: what PyTorch put off, to negate or conjugate it, is done."""
+    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def from_numbers(array: Array, like: torch.Tensor) -> torch.Tensor:

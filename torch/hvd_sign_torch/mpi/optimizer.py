@@ -23,7 +23,7 @@ from hvd_sign_torch.mpi.compression import Compression
 from hvd_sign_torch.mpi.hosting import synchronize
 from hvd_sign_torch.mpi.reductions import Average, Sum, allreduce_async_
 from hvd_sign_torch.mpi.sparse import sparse_allreduce_async
-from hvd_sign_torch.parameters import parameter_names
+from hvd_sign_torch.parameters import parameter_names, zeros
 
 
 class GradientSums(GradientHooks):
@@ -61,12 +61,16 @@ class GradientSums(GradientHooks):
         self._sparse_as_dense = sparse_as_dense
         self._process_set = process_set
         self._waits: dict[int, Callable[[], None]] = {}
+        # In how many dimensions a gradient was last sparse, so that a missing one can be so too.
+        always = (
+            range(len(self._parameters)) if isinstance(optimizer, torch.optim.SparseAdam) else ()
+        )
+        self._sparse_dims = dict.fromkeys(always, 1)
         self._agree()
         self.hook()
 
-    def finish(self) -> bool:
+    def exchange(self) -> bool:
         """Reduces the rest, waits, and leaves results in ``p.grad``; the step counts."""
-        self.check_retired()
         for ordinal in range(len(self._parameters)):
             if ordinal not in self._waits:
                 self.complete(ordinal)
@@ -74,16 +78,17 @@ class GradientSums(GradientHooks):
         self.restart()
         for wait in waits.values():
             wait()
-        self.check_frozen()
         return True
 
     def complete(self, ordinal: int) -> None:
-        """Begins a gradient's allreduce; a missing gradient is zero."""
+        """Begins a gradient's allreduce; a missing gradient is zero, sparse where it was so."""
         parameter = self._parameters[ordinal]
         name = self._names[parameter]
         if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradient = parameter.grad
+            parameter.grad = zeros(parameter, self._sparse_dims.get(ordinal))
+        gradient = self.hand_over(ordinal)
+        if gradient.is_sparse:
+            self._sparse_dims[ordinal] = gradient.sparse_dim()
         if gradient.is_sparse and not self._sparse_as_dense:
             gathered = sparse_allreduce_async(gradient, name, self._op, self._process_set)
             self._waits[ordinal] = lambda: setattr(parameter, "grad", gathered())
