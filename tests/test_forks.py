@@ -32,7 +32,7 @@ def test_core_alone(program):
 )
 def test_torch(program, runtime, starter):
     extra = {"HVD_SIGN_RUNTIME": runtime}
-    done(program("forked", launch.mpirun(2), "torch", starter, extra=extra), 2)
+    done(program("forked", launch.mpirun(2), "torch", starter, limit=240, extra=extra), 2)
 
 
 @pytest.mark.skipif(not launch.has("tensorflow"), reason="needs TensorFlow")
@@ -41,4 +41,4 @@ def test_torch(program, runtime, starter):
 )
 def test_tensorflow(program, runtime, starter):
     extra = {"HVD_SIGN_RUNTIME": runtime, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done(program("forked", launch.mpirun(2), "tensorflow", starter, extra=extra), 2)
+    done(program("forked", launch.mpirun(2), "tensorflow", starter, limit=240, extra=extra), 2)
