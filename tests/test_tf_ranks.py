@@ -20,7 +20,7 @@ def settings(runtime: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("runtime", "ranks"), RUNS)
 def test_tensorflow(inner, ranks, runtime):
-    inner(ranks, "ranks_tf_*.py", limit=400, extra=settings(runtime))
+    inner(ranks, "ranks_tf_*.py", limit=600, extra=settings(runtime))
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
