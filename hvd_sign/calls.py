@@ -214,7 +214,7 @@ class NamedStream(Stream, ABC):
         """The verdict of a vote whose ballots travelled with the news."""
 
     def _start(self, decision: Decision) -> None:
-        name, error, _ = decision
+        name, error = decision.name, decision.error
         call = self._asked[name]
         logger.debug("stream %d: %s %s", self.number, name, error or "begins")
         if error is not None:
