@@ -131,7 +131,9 @@ class NamedStream(Stream, ABC):
             check_name(name)
             yield
         except Exception as error:  # whatever it is, the others would wait for this call
-            self._refuse(kind, None if name is None else str(name), str(error) or repr(error))
+            if name is not None:
+                name = str(name).encode(errors="backslashreplace").decode()
+            self._refuse(kind, name, str(error) or repr(error))
             raise
 
     def _refuse(self, kind: str, name: str | None, why: str) -> None:

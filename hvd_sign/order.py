@@ -214,7 +214,11 @@ NUMBER_BYTES = 8
 
 
 class NamedOrder:
-    """Horovod's own matching by name: a claim is gathered under the vote's name, then it runs."""
+    """Horovod's own matching by name: a claim is gathered under the vote's name, then it runs.
+
+    How often a name was asked for is part of its operations' names, and so is kept for good: some
+    hundred bytes a name.
+    """
 
     in_order = False
     can_leave = False
