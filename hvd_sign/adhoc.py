@@ -15,6 +15,7 @@ from hvd_sign.ballots import BallotBox, Voter
 from hvd_sign.boxes import check_possible, make_box
 from hvd_sign.buckets import BLOCK, Bucket, TensorSpec
 from hvd_sign.calls import Call, NamedStream
+from hvd_sign.counting import Counts
 from hvd_sign.engine import Engine, Handle
 from hvd_sign.options import VoteOptions
 from hvd_sign.order import Decision, News
@@ -26,6 +27,9 @@ from hvd_sign.votes import VoteRule
 ALLREDUCE = "allreduce"
 KEPT_BOXES = 16
 """Ballot boxes kept for shapes seen before."""
+
+KEPT_NAMES = 16_384
+"""Names whose votes are counted; in some 4 MB."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class VoteCall(Call):
 
     Attributes:
         posted: its ballots travel with the ranks' agreement.
+        number: how many votes of its name came before; agreed on when it begins.
         box: what it is held in, once it has begun.
     """
 
@@ -66,6 +71,7 @@ class VoteCall(Call):
         self.named = named
         self.step = step
         self.posted = posted
+        self.number = 0
         self._stream = stream
 
     def claim(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class AdHocStream(NamedStream):
     """A stream of named calls that can hold votes."""
 
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts = Counts(KEPT_NAMES)
         self._boxes: OrderedDict[Any, BallotBox] = OrderedDict()
         super().__init__(engine, transport, number)
 
@@ -111,6 +117,8 @@ class AdHocStream(NamedStream):
             name: of the vote; without one it is called after how many unnamed ones came before.
             step: the coins' argument beside the name; without one it is the number of earlier
                 votes of that name, so that it does not depend on what else a program votes on.
+                Names other than the KEPT_NAMES used last are forgotten, and count on from a number
+                that they have not had.
             finished: called by the progress thread when the vote has ended well.
 
         Raises:
@@ -133,27 +141,39 @@ class AdHocStream(NamedStream):
 
     def hold(self, name: str, call: VoteCall, transport: Transport) -> Iterator[Pending]:
         """The vote of a call."""
+        yield from self._decide(name, call, transport)
+        if call.posted and self._posted_box(call).post.verdict is None:
+            # Some ranks had forgotten the name, others not yet. Now all know the vote's number.
+            call.posted = False
+            yield from self._decide(name, call, transport)
+        # Only votes that were held count: of those, every rank has seen the same number.
+        if call.named:
+            self._counts[name] = call.number + 1
+
+    def _decide(self, name: str, call: VoteCall, transport: Transport) -> Iterator[Pending]:
         shapes = tuple(tensor.shape for tensor in call.tensors)
         key = (shapes, repr(call.rule), call.options, call.posted)
         box = self._boxes.pop(key, None) or self._make_box(call)
         call.box = box
         box.transport = transport
         # The name numbers the coins too, so that votes do not share theirs.
-        count = self._counts.get(name, 0) if call.step is None else call.step
+        count = call.number if call.step is None else call.step
         step = crc32(name.encode()) << 32 | count
         box.title = f"step {count} of {call.kind} {name!r}"
         yield from box.decide(step, [tensor.voter for tensor in call.tensors])
         self._boxes[key] = box
         if len(self._boxes) > KEPT_BOXES:
             self._boxes.popitem(last=False)
-        # Only votes that were held count: of those, every rank has seen the same number.
-        if call.named:
-            self._counts[name] = self._counts.get(name, 0) + 1
 
     def _prepare(self, item: News) -> News:
-        """Gives the ballot, if it travels with the news."""
-        call = self._asked.get(item.name or "")
-        if REFUSED in item.claim or not isinstance(call, VoteCall) or not call.posted:
+        """Gives the vote's number, and its ballot if that travels with the news."""
+        call = None if item.name is None else self._asked.get(item.name)
+        if REFUSED in item.claim or not isinstance(call, VoteCall):
+            return item
+        assert item.name is not None
+        call.number = self._counts[item.name]
+        item = item._replace(number=call.number)
+        if not call.posted:
             return item
         with recorder.charging(self.spent):
             call.task.advance()
@@ -164,8 +184,11 @@ class AdHocStream(NamedStream):
             return self._posted_box(self._asked[name]).count(ballots)
 
     def _start(self, decision: Decision) -> None:
-        if decision.verdict is not None:
-            self._posted_box(self._asked[decision.name]).post.verdict = decision.verdict
+        call = self._asked[decision.name]
+        if isinstance(call, VoteCall) and decision.error is None:
+            call.number = decision.number
+            if call.posted:
+                self._posted_box(call).post.answer(decision.verdict)
         super()._start(decision)
 
     @staticmethod

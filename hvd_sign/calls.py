@@ -177,7 +177,9 @@ class NamedStream(Stream, ABC):
             check_name(name)
             yield
         except Exception as error:  # whatever it is, the others would wait for this call
-            self._refuse(kind, None if name is None else str(name), str(error) or repr(error))
+            if name is not None:
+                name = str(name).encode(errors="backslashreplace").decode()
+            self._refuse(kind, name, str(error) or repr(error))
             raise
 
     def _refuse(self, kind: str, name: str | None, why: str) -> None:
@@ -263,7 +265,7 @@ class NamedStream(Stream, ABC):
         """The verdict of a vote whose ballots travelled with the news."""
 
     def _start(self, decision: Decision) -> None:
-        name, error, _ = decision
+        name, error = decision.name, decision.error
         call = self._asked[name]
         logger.debug("stream %d: %s %s", self.number, name, error or "begins")
         if error is not None:

@@ -25,13 +25,15 @@ class News(NamedTuple):
         name: what it is ready for; None: it has joined.
         claim: what it claims of it; or REFUSED: its call failed, and it waits for nothing.
         joins: how many joins it has come back from.
-        ballot: of a vote that is held with the agreement.
+        number: how many votes of that name it has seen; it may have forgotten some.
+        ballot: of a vote that is held with the agreement, as the vote of that number.
     """
 
     voter: int
     name: str | None
     claim: dict[str, Any]
     joins: int
+    number: int = 0
     ballot: bytes | None = None
 
 
@@ -41,11 +43,13 @@ class Decision(NamedTuple):
     Attributes:
         name: of the vote.
         error: the sentence that says why it cannot run, if it cannot.
-        verdict: of a vote that was held with the agreement.
+        number: of the vote: the largest of the voters'.
+        verdict: of a vote that was held with the agreement; None where their numbers differ.
     """
 
     name: str
     error: str | None
+    number: int
     verdict: bytes | None = None
 
 
@@ -95,7 +99,7 @@ class LoneOrder:
     def listen(self, news: Sequence[News]) -> list[Decision]:
         """Everything, as asked for."""
         return [
-            Decision(item.name, None)
+            Decision(item.name, None, item.number)
             for item in news
             if item.name is not None and REFUSED not in item.claim
         ]
@@ -150,9 +154,13 @@ class MailboxOrder:
         mine = []
         for name, error in self._decided():
             taken = self._take(name)
-            ballots = [item.ballot for item in taken if item.ballot is not None]
+            number = max(item.number for item in taken)
+            ballots = [
+                item.ballot for item in taken if item.ballot is not None and item.number == number
+            ]
             counts = error is None and len(ballots) == self._transport.size
-            decision = Decision(name, error, self._tally(name, ballots) if counts else None)
+            verdict = self._tally(name, ballots) if counts else None
+            decision = Decision(name, error, number, verdict)
             for item in taken:
                 if REFUSED in item.claim:
                     continue
@@ -202,8 +210,15 @@ class MailboxOrder:
         return first
 
 
+NUMBER_BYTES = 8
+
+
 class NamedOrder:
-    """Horovod's own matching by name: a claim is gathered under the vote's name, then it runs."""
+    """Horovod's own matching by name: a claim is gathered under the vote's name, then it runs.
+
+    How often a name was asked for is part of its operations' names, and so is kept for good: some
+    hundred bytes a name.
+    """
 
     in_order = False
     can_leave = False
@@ -215,38 +230,41 @@ class NamedOrder:
         self._asked: Counter[str] = Counter()
         self._claims: dict[tuple[str, int], dict[str, Any]] = {}
         self._digests: dict[tuple[str, int], Any] = {}
-        self._differing: dict[tuple[str, int], Any] = {}
+        self._differing: dict[tuple[str, int], tuple[Any, int]] = {}
 
     def listen(self, news: Sequence[News]) -> list[Decision]:
         """Gathers digests of claims; where they differ, the claims."""
         collectives = self._transport.collectives
-        for _, name, claim, _, _ in news:
+        for _, name, claim, _, number, _ in news:
             if name is not None:
                 self._asked[name] += 1
                 call = name, self._asked[name]
                 self._claims[call] = claim
-                digest = _bytes(sha256(pickle.dumps(claim)).digest())
-                self._digests[call] = collectives.allgather(digest, self._prefix(call, "claim"))
+                digest = sha256(pickle.dumps(claim)).digest()
+                told = _bytes(number.to_bytes(NUMBER_BYTES, "little") + digest)
+                self._digests[call] = collectives.allgather(told, self._prefix(call, "claim"))
         decided: list[Decision] = []
         for call, handle in list(self._digests.items()):
             if collectives.poll(handle):
                 del self._digests[call]
-                digests = collectives.result(handle).reshape(self._transport.size, -1)
+                told = collectives.result(handle).reshape(self._transport.size, -1)
+                numbers, digests = told[:, :NUMBER_BYTES], told[:, NUMBER_BYTES:]
+                number = max(int.from_bytes(row.tobytes(), "little") for row in numbers)
                 if (digests == digests[0]).all():
                     if REFUSED not in self._claims.pop(call):
-                        decided.append(Decision(call[0], None))
+                        decided.append(Decision(call[0], None, number))
                 else:
                     packed = _bytes(pickle.dumps(self._claims[call]))
                     whole = self._prefix(call, "differs")
-                    self._differing[call] = collectives.allgather(packed, whole)
-        for call, handle in list(self._differing.items()):
+                    self._differing[call] = collectives.allgather(packed, whole), number
+        for call, (handle, number) in list(self._differing.items()):
             if collectives.poll(handle):
                 del self._differing[call]
                 claims = _unpickle_all(collectives.result(handle))
                 if REFUSED not in self._claims.pop(call):
                     who = title(call[0], claims)
                     error = refusal(who, claims) or disagreement(who, claims)
-                    decided.append(Decision(call[0], error))
+                    decided.append(Decision(call[0], error, number))
         return decided
 
     def owes(self) -> bool:

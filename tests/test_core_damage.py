@@ -121,7 +121,7 @@ def test_a_damaged_verdict_names_who_decided():
     box, _ = posted_box()
     voting = box.decide(5, [HostVoter(np.ones(70, np.float32), None)])
     next(voting)
-    box.post.verdict = b"short"
+    box.post.answer(b"short")
     with pytest.raises(ValueError, match="verdict from rank 0: expected 72 bytes, got 5"):
         next(voting)
 

@@ -37,6 +37,10 @@ def test_mpi_cannot_be_forced_on_processes_that_it_did_not_start(program):
         )
 
 
+def test_refusals_over_horovods_collectives(inner):
+    inner(2, "ranks_torch_refused.py", extra={"HVD_SIGN_TRANSPORT": "horovod"})
+
+
 @pytest.mark.parametrize("start", ["mpirun", "gloo"])
 def test_planning_over_horovods_collectives(program, tmp_path, start):
     """Constants say that the wire outruns the tally, so that the fallback is taken."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import reference
 from mpi4py import MPI
 
 import hvd_sign
+from hvd_sign.runtime import communicator_streams
 
 EVEN = pytest.mark.ranks(2)
 COUNT = 40_000
@@ -81,6 +85,48 @@ def test_default_step_is_the_number_of_earlier_calls_under_the_name(even):
     assert abs(agreement(first, second)) < reference.coin_bound(COUNT)
     assert first.tobytes() == coins(even, name="counted", step=0).tobytes()
     assert second.tobytes() == coins(even, name="counted", step=1).tobytes()
+
+
+@pytest.mark.ranks(2, 2)
+def test_ranks_that_count_differently_agree_on_the_largest_number(exchange):
+    """As where one of them has forgotten the name, and the other not yet."""
+    comm = MPI.COMM_WORLD.Dup()
+    signal = tied(comm, 5000)
+    signal[::7] = 0  # zeros have coins of their own
+    options = {"comm": comm, "exchange": exchange}
+    hvd_sign.allreduce(signal, name="known", **options)
+    communicator_streams.get(comm)._counts["known"] = [5, 9][comm.rank]
+    for number in (9, 10, 11):
+        got = hvd_sign.allreduce(signal, name="known", **options)
+        wanted = hvd_sign.allreduce(signal, name="known", step=number, **options)
+        assert got.tobytes() == wanted.tobytes()
+        assert len(set(comm.allgather(got.tobytes()))) == 1
+        communicator_streams.get(comm)._counts["known"] = number + 1
+    comm.Free()
+
+
+@EVEN
+def test_ever_new_names_are_forgotten_and_coins_do_not_come_twice(monkeypatch):
+    """Ranks ask for them in different orders, all at once: they forget at different moments."""
+    monkeypatch.setattr("hvd_sign.adhoc.KEPT_NAMES", 4)
+    comm = MPI.COMM_WORLD.Dup()
+    signal = tied(comm, 640)
+    names = [f"name {number}" for number in range(12)]
+    had: dict[str, list[bytes]] = {name: [] for name in names}
+
+    def vote(name: str) -> None:
+        had[name].append(hvd_sign.allreduce(signal, comm=comm, name=name).tobytes())
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for turn in range(6):
+            random.Random(10 * turn + comm.rank).shuffle(names)
+            list(pool.map(vote, names))
+    assert len(communicator_streams.get(comm)._counts) == 4
+    for name in sorted(names):
+        if comm.size % 2 == 0:
+            assert len(set(had[name])) == 6
+        assert len(set(comm.allgather(b"".join(had[name])))) == 1
+    comm.Free()
 
 
 def test_zeros_of_all_ranks_in_a_live_block_are_coins(comm, exchange):
