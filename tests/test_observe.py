@@ -40,8 +40,9 @@ def test_everything_is_watched(program, tmp_path, engine):
         assert len([span for span in spans if span["name"] == "exposed wait"]) == 3
         assert all(0 <= span["dur"] < 60e6 for span in spans)
         packed = [span for span in spans if span["name"] == "pack"]
-        # Three steps of two buckets, and one ad-hoc vote; the order of a stream is kept.
-        assert len({(s["tid"], s["args"]["step"], s["args"]["bucket"]) for s in packed}) == 7
+        # Three steps of two buckets and one of which parameters have gradients, and one ad-hoc vote;
+        # the order of a stream is kept.
+        assert len({(s["tid"], s["args"]["step"], s["args"]["bucket"]) for s in packed}) == 10
         begins = [span["ts"] for span in packed]
         assert begins == sorted(begins)
 
@@ -50,11 +51,11 @@ def test_everything_is_watched(program, tmp_path, engine):
         assert [line["step"] for line in lines] == [0, 1, 2]
         for line in lines:
             assert line["rank"] == rank
-            assert line["buckets"] == 2
-            assert line["votes"] == 2
-            assert line["exchanges"] == ["sharded", "sharded"]
+            assert line["buckets"] == 3
+            assert line["votes"] == 3
+            assert line["exchanges"] == ["sharded"] * 3
             # Buckets begin with the last parameter: 10 numbers, then 4688 blocks.
-            assert line["chunks"] == ([1, 5] if native else [1, 1])
+            assert line["chunks"] == ([1, 5, 1] if native else [1, 1, 1])
             # Half of 300,010 signs twice, and little else.
             assert 37_500 < line["payload_bytes"] < 39_500
             assert line["wait_seconds"] > 0
@@ -77,7 +78,7 @@ def test_each_optimizer_has_a_record_of_its_own(program, tmp_path, engine):
         assert [line["step"] for line in large] == [0, 1, 2, 3]
         assert [line["step"] for line in small] == [0, 1]
         for line in large:
-            assert line["votes"] == line["buckets"] == 2
+            assert line["votes"] == line["buckets"] == 3
             assert 37_500 < line["payload_bytes"] < 39_500
         for line in small:
             assert line["votes"] == line["buckets"] == 1
