@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from hvd_sign.standalone.absent import Absent
 
-TIMELINE = "set HVD_SIGN_TIMELINE, which names a file"
-
-start_timeline = Absent("start_timeline", TIMELINE)
-stop_timeline = Absent("stop_timeline", TIMELINE)
 broadcast_global_variables = Absent(
     "broadcast_global_variables", "take hvd.broadcast_variables(variables, root_rank)"
 )
