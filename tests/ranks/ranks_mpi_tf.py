@@ -183,8 +183,6 @@ def test_xla_and_old_graphs_are_refused(hvd_tf):
     ("name", "instead"),
     [
         ("SyncBatchNormalization", "BatchNormalization"),
-        ("start_timeline", "HVD_SIGN_TIMELINE"),
-        ("stop_timeline", "HVD_SIGN_TIMELINE"),
         ("broadcast_global_variables", "broadcast_variables"),
         ("BroadcastGlobalVariablesHook", "BroadcastGlobalVariablesCallback"),
     ],
