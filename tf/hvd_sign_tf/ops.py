@@ -129,7 +129,8 @@ def allreduce(
             ranks alike, ranks that differ in shape, type or options.
         RuntimeError: within XLA, or in a graph without an order.
     """
-    op = _chosen(compression, op, name, process_set, vote)
+    with told_as_horovod():
+        op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
         result: tf.Tensor = plain.allreduce(
@@ -168,7 +169,8 @@ def grouped_allreduce(
     **vote: Any,
 ) -> list[tf.Tensor]:
     """Horovod's ``grouped_allreduce``, or one vote on several tensors: see ``allreduce``."""
-    op = _chosen(compression, op, name, process_set, vote)
+    with told_as_horovod():
+        op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
         return list(
