@@ -40,8 +40,8 @@ def test_everything_is_watched(program, tmp_path, engine):
         assert len([span for span in spans if span["name"] == "exposed wait"]) == 3
         assert all(0 <= span["dur"] < 60e6 for span in spans)
         packed = [span for span in spans if span["name"] == "pack"]
-        # Three steps of two buckets and one of who has gradients, and one ad-hoc vote;
-        # the order of a stream is kept.
+        # Three steps of two buckets and the vote on which parameters have gradients, and one ad-hoc
+        # vote; the order of a stream is kept.
         assert len({(s["tid"], s["args"]["step"], s["args"]["bucket"]) for s in packed}) == 10
         begins = [span["ts"] for span in packed]
         assert begins == sorted(begins)
