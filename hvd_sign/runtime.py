@@ -73,6 +73,7 @@ class Runtime:
         self._streams: list[Stream] = []
         self._made: Counter[tuple[int, ...]] = Counter()
         self._lock = threading.Lock()
+        self.closed = False
 
     def stream(self, transport: Transport, members: Sequence[int]) -> Stream:
         """A stream for an optimizer's votes; collective over ``members``."""
@@ -135,6 +136,7 @@ class Runtime:
         Args:
             at_exit: the program ends, on this rank at least.
         """
+        self.closed = True
         drained = self.engine.drain(DRAIN_SECONDS)
         if not drained:
             logger.warning("shutdown: votes still under way after %g s are given up", DRAIN_SECONDS)
@@ -191,7 +193,7 @@ class World:
     @property
     def alive(self) -> bool:
         """Whether nobody has shut down the process's runtime since; another binding may have."""
-        return self._runtime is _runtime
+        return not self._runtime.closed
 
     def stream(self, ranks: Sequence[int], collectives: HorovodCollectives | None = None) -> Stream:
         """A new stream among Horovod ranks; collective over them.
