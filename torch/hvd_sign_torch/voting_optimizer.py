@@ -47,8 +47,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
 
     Horovod's arguments mean what they mean there. In a vote ``groups`` says which gradients share
     messages, and ``gradient_predivide_factor``, which changes no sign, has no effect. Sparse
-    gradients need ``sparse_as_dense=True``; their verdicts are sparse on all ranks. ``step(closure)``
-    evaluates the closure once, before the vote.
+    gradients need ``sparse_as_dense=True``; their verdicts are sparse on all ranks.
+    ``step(closure)`` evaluates the closure once, before the vote.
 
     Where no rank has a gradient ``p.grad`` stays None, and nothing moves; a gradient of zeros on
     any rank is one. A gradient that is changed or replaced between backward and step is a
