@@ -285,10 +285,11 @@ def _agree(
         return
     claims = stream.transport.gather_objects((claim, list(specs), shared))
     sentence = disagreement("DistributedOptimizer", [theirs[0] for theirs in claims])
-    for position in range(max(len(theirs[1]) for theirs in claims)):
+    tensors = [{spec.ordinal: vars(spec) for spec in theirs[1]} for theirs in claims]
+    for ordinal in sorted(set().union(*tensors)):
         if sentence is not None:
             break
-        rows = [vars(theirs[1][position]) if position < len(theirs[1]) else {} for theirs in claims]
+        rows = [theirs.get(ordinal, {}) for theirs in tensors]
         name = next(row["name"] for row in rows if row)
         nothing = dict.fromkeys(vars(TensorSpec("", (), "", 0)), "nothing")
         sentence = disagreement(f"parameter {name!r}", [{**nothing, **row} for row in rows])

@@ -81,10 +81,6 @@ def test_tensors_that_are_negated_later(hvd, world, form, size):
     got = call(hvd, form, given)
     want.check(plain(got))
     want.check(plain(given if form.endswith("_") else got))
-    payload, context = hvd.Compression.sign.compress(torch._neg_view(-tensor))
-    assert torch.equal(
-        hvd.Compression.sign.decompress(payload, context), torch.where(tensor < 0, -1.0, 1.0)
-    )
 
 
 @pytest.mark.parametrize("name", [None, "a group"], ids=str)

@@ -22,6 +22,8 @@ logger = logging.getLogger("hvd_sign")
 
 PRESENCE = "which parameters have gradients"
 """The name of what is voted on beside the gradients."""
+LAST = 2**32 - 1
+"""Its ordinal, above all parameters', to which coins belong."""
 
 
 class GradientVotes(GradientHooks):
@@ -62,8 +64,7 @@ class GradientVotes(GradientHooks):
         self.parameters = self._parameters
         self._scaled_as = id(optimizer)
         count = len(self._parameters)
-        # Coins belong to ordinals: the parameters' begin at 0.
-        self.specs = [TensorSpec(PRESENCE, (count, BLOCK), "float32", count)] if count else []
+        self.specs = [TensorSpec(PRESENCE, (count, BLOCK), "float32", LAST)] if count else []
         for ordinal, p in enumerate(self._parameters):
             check_dtype(f"parameter {names[p]!r}", dtype_name(p))
             self.specs.append(TensorSpec(names[p], tuple(p.shape), dtype_name(p), ordinal))
@@ -105,9 +106,8 @@ class GradientVotes(GradientHooks):
         """Hands the gradient to the vote."""
         self._session.ready(ordinal, self._voter(ordinal))
         self._complete += 1
-        everything = len(self._parameters)
-        if self._complete == everything:
-            self._session.ready(everything, self._missing(everything))
+        if self._complete == len(self._parameters):
+            self._session.ready(LAST, self._missing(LAST))
 
     def check_scaler(self, *, synchronized: bool) -> None:
         """Raises unless the GradScaler that is about to unscale and step may do so now.
@@ -171,7 +171,7 @@ class GradientVotes(GradientHooks):
         return make_voter(gradient, gradient, self._factor())
 
     def _missing(self, ordinal: int) -> Voter:
-        if ordinal == len(self._parameters):
+        if ordinal == LAST:
             return HostVoter(self._presence, self._presence)
         parameter = self._parameters[ordinal]
         if parameter.grad is not None:
