@@ -88,6 +88,7 @@ class HorovodJob:
         self._collectives = collectives
         self._gather = gather
         self._world: World | None = None
+        self._reducing: set[tuple[int, ...]] = set()
 
     def init(self, *args: Any, **kwargs: Any) -> None:
         """Starts MPI, Horovod and the vote; takes the arguments of Horovod's ``init``.
@@ -114,6 +115,7 @@ class HorovodJob:
         horovod.init(*args, **kwargs)
         if self._world is not None and self._world.alive:
             return
+        self._reducing.clear()
         self._world = World(horovod.rank(), self._mpi_ranks() if on_mpi else None)
         self._open_adhoc(horovod.global_process_set)
         for process_set in kwargs.get("process_sets") or (args[1:2] or [()])[0] or ():
@@ -223,6 +225,24 @@ class HorovodJob:
                 "srun --mpi=pmix or horovodrun --mpi"
             )
         return None
+
+    def open_dense(self, process_set: Any, *, once: bool = False) -> None:
+        """Asked before Horovod first reduces gradients: all ranks are to do so, none votes.
+
+        Args:
+            process_set: whose gradients.
+            once: until ``shutdown()`` one asking is enough for the process set.
+
+        Raises:
+            DisagreementError: on all ranks alike: some ranks vote on their gradients.
+            RankLostError: a rank has left.
+        """
+        members = tuple(self.members(process_set))
+        if self._world is None or not self._world.alive or self.rank() not in members:
+            return
+        if not once or members not in self._reducing:
+            self._reducing.add(members)
+            self.adhoc(process_set).open_dense()
 
     def _meet(self, **claim: Any) -> None:
         """Waits, where anybody votes, until all ranks have come to change the process sets."""

@@ -200,3 +200,26 @@ def test_in_a_graph_what_one_rank_refuses_ends_everyones_unnamed_vote(hvd_tf, wo
     else:
         with pytest.raises(tf.errors.OpError, match=r"refused on rank 0: .*got int32"):
             vote(tf.constant([1.0]))
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_one_rank_reduces_what_the_others_vote_on(hvd_tf, world, in_graph):
+    sign = {"compression": hvd_tf.Compression.sign} if world.rank else {}
+
+    def step(**arguments):
+        (variable,) = variables((3,))
+        optimizer = hvd_tf.DistributedOptimizer(tf.keras.optimizers.SGD(0.5), **arguments)
+        optimizer.build([variable])
+        before = variable.numpy()
+
+        def minimize():
+            optimizer.minimize(lambda: tf.reduce_sum(variable), [variable])
+
+        (tf.function(minimize) if in_graph else minimize)()
+        return variable.numpy() - before
+
+    sentence = "method differs between ranks: allreduce on rank 0; vote on rank"
+    with pytest.raises(Exception, match=sentence):  # autograph has classes of its own
+        step(**sign)
+    np.testing.assert_allclose(step(), -0.5)

@@ -143,7 +143,7 @@ class Exchanges:
         if wish.options is None:
             stream.open(GRADIENTS, method=REDUCED)
             present = [spec for spec in specs if gradients[spec.ordinal] is not None]
-            return GradientSums(present, wish.passes, reduction)
+            return GradientSums(present, wish.passes, reduction())
         session = job.session(
             wish.process_set,
             specs,

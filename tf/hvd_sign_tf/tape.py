@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from hvd_sign_tf.bridge import check_context
 from hvd_sign_tf.exchanges import Exchanges
+from hvd_sign_tf.meeting import meet_first
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.wish import Wish, make_wish
 from hvd_sign_tf.worlds import job, plain
@@ -121,7 +122,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         poisons=loss_scale_optimizer is not None or vote.get("nonfinite") == "skip",
     )
     if not wish.votes and job.runtime == "horovod":
-        return plain.DistributedGradientTape(
+        reducing = plain.DistributedGradientTape(
             gradtape,
             device_dense,
             device_sparse,
@@ -134,6 +135,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
             process_set,
             scale_local_gradients,
         )
+        meet_first(reducing, "_allreduce_grads", process_set, once=True)
+        return reducing
     exchanges = _shared(wish)
     return ExchangingTape(
         gradtape, exchanges, loss_scale_optimizer if exchanges.unscaled_verdicts else None
