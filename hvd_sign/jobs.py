@@ -14,6 +14,7 @@ from hvd_sign.errors import NotInitializedError
 from hvd_sign.options import choose
 from hvd_sign.runtime import World
 from hvd_sign.session import VoteSession
+from hvd_sign.stall import StallCheck
 from hvd_sign.standalone import ranks as standalone
 from hvd_sign.transports.horovod import HorovodCollectives
 
@@ -88,6 +89,7 @@ class HorovodJob:
         self._collectives = collectives
         self._gather = gather
         self._world: World | None = None
+        self._parted: StallCheck | None = None
         self._reducing: set[tuple[int, ...]] = set()
 
     def init(self, *args: Any, **kwargs: Any) -> None:
@@ -98,6 +100,7 @@ class HorovodJob:
 
         Raises:
             RuntimeError: MPI cannot be used; the message says why and what helps.
+            RankLostError: after ``shutdown()``, another rank's program has ended since.
         """
         horovod = self._horovod
         transport = choose(
@@ -112,6 +115,9 @@ class HorovodJob:
         if on_mpi or not gloo:
             # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
             runtime.load_mpi()
+        if self._parted is not None and not args and kwargs.keys() <= {"process_sets"}:
+            self._parted.come_back()
+        self._parted = None
         horovod.init(*args, **kwargs)
         if self._world is not None and self._world.alive:
             return
@@ -124,6 +130,8 @@ class HorovodJob:
 
     def shutdown(self) -> None:
         """Waits for the votes under way, then shuts Horovod down. Collective over all ranks."""
+        if self._world is not None and self._world.alive:
+            self._parted = self._world.part()
         runtime.shutdown()
         self._world = None
         self._horovod.shutdown()

@@ -15,6 +15,7 @@ from hvd_sign.calls import ADDED, PROCESS_SETS, REMOVED, Opening
 from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError, VoteError
 from hvd_sign.runtime import World
+from hvd_sign.stall import StallCheck
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 
@@ -234,6 +235,7 @@ def check_launch(size: int) -> None:
 
 
 _ranks: Ranks | None = None
+_parted: StallCheck | None = None
 
 
 def init(
@@ -250,8 +252,9 @@ def init(
     Raises:
         ValueError: ``process_sets`` is something else.
         RuntimeError: MPI cannot be used; the message says why and what helps.
+        RankLostError: after ``shutdown()``, another rank's program has ended since.
     """
-    global _ranks
+    global _ranks, _parted
     if _ranks is not None:
         if _ranks.world.alive:
             return
@@ -264,6 +267,9 @@ def init(
         process_sets = None
     mpi = runtime.load_mpi()
     check_launch(mpi.COMM_WORLD.Get_size())
+    if _parted is not None and comm is None:
+        _parted.come_back()
+    _parted = None
     if comm is None or isinstance(comm, mpi.Intracomm):
         _ranks = Ranks(mpi.COMM_WORLD if comm is None else comm)
     else:
@@ -277,9 +283,11 @@ def init(
 
 def shutdown() -> None:
     """Waits for what is under way and ends it all. Collective over all ranks."""
-    global _ranks
+    global _ranks, _parted
     ended, _ranks = _ranks, None
     if ended is not None:
+        if ended.world.alive:
+            _parted = ended.world.part()
         runtime.shutdown()
         ended.close()
 
