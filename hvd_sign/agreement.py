@@ -7,6 +7,9 @@ from typing import Any
 
 KIND = "operation"
 """The key of a claim under which stands what kind of call it is."""
+JOINED = "joined ranks"
+"""The last key of an opening's claim, under which stands whether ranks that joined are needed."""
+NEEDED, WAIVED = "needed", "not needed"
 REFUSED = "refused"
 """The only key of a claim in whose place a rank's call was refused: why."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hvd_sign.agreement import KIND, REFUSED
+from hvd_sign.agreement import JOINED, KIND, NEEDED, REFUSED, WAIVED
 from hvd_sign.engine import Engine, Handle, Stream, Task
 from hvd_sign.errors import DisagreementError
 from hvd_sign.order import Decision, News, make_order
@@ -68,12 +68,15 @@ class Opening(Call):
     Args:
         claim: what has to be the same on all ranks.
         patient: however long other ranks take is no stall.
+        joined: whether ranks that have joined are needed; else it is served without them.
     """
 
     kind = "opening"
 
-    def __init__(self, claim: dict[str, Any], *, patient: bool = False) -> None:
-        self._claim = claim
+    def __init__(
+        self, claim: dict[str, Any], *, patient: bool = False, joined: str = NEEDED
+    ) -> None:
+        self._claim = {**claim, JOINED: joined}
         self.patient = patient
 
     def claim(self) -> dict[str, Any]:
@@ -143,11 +146,12 @@ class NamedStream(Stream, ABC):
         self.engine.wake()
         return call.task.handle
 
-    def open(self, name: str, **claim: Any) -> None:
+    def open(self, name: str, *, joined: str = NEEDED, **claim: Any) -> None:
         """Waits until all ranks have come to open something together. Blocks.
 
         Args:
             name: of what is opened.
+            joined: see ``Opening``.
             claim: what has to be the same on all ranks.
 
         Raises:
@@ -155,7 +159,20 @@ class NamedStream(Stream, ABC):
             RankLostError: a rank has left.
         """
         with self._opening:  # one of a name at a time, whatever threads there are
-            self.ask(Opening(claim), name).wait()
+            self.ask(Opening(claim, joined=joined), name).wait()
+
+    def open_dense(self) -> None:
+        """Before this rank waits in another library for the sum of all ranks' gradients.
+
+        Not where it could wait for ever: over Horovod's own collectives ranks come and go, and
+        after a join some ranks have had their first step.
+
+        Raises:
+            DisagreementError: on all ranks alike: some ranks vote on their gradients.
+            RankLostError: a rank has left.
+        """
+        if self._order.can_leave and self._order.joins == 0:
+            self.open(GRADIENTS, joined=WAIVED, method=REDUCED)
 
     @contextmanager
     def refusing(self, kind: str, name: str | None) -> Iterator[None]:

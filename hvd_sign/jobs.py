@@ -16,6 +16,7 @@ from hvd_sign.launch import check_not_a_copy
 from hvd_sign.options import choose
 from hvd_sign.runtime import World
 from hvd_sign.session import VoteSession
+from hvd_sign.stall import StallCheck
 from hvd_sign.standalone import ranks as standalone
 from hvd_sign.transports.horovod import HorovodCollectives
 
@@ -92,6 +93,8 @@ class HorovodJob:
         self._collectives = collectives
         self._gather = gather
         self._world: World | None = None
+        self._parted: StallCheck | None = None
+        self._reducing: set[tuple[int, ...]] = set()
 
     def init(self, *args: Any, **kwargs: Any) -> None:
         """Starts MPI, Horovod and the vote; takes the arguments of Horovod's ``init``.
@@ -105,6 +108,7 @@ class HorovodJob:
             RuntimeError: MPI cannot be used, or Horovod sees none of the other ranks; the message
                 says why and what helps.
             VoteError: this is a forked child.
+            RankLostError: after ``shutdown()``, another rank's program has ended since.
         """
         process.check_not_forked()
         horovod = self._horovod
@@ -117,12 +121,16 @@ class HorovodJob:
         if on_mpi or not gloo:
             # Also where votes do not need it: Horovod's shutdown would end what Horovod began.
             process.load_mpi()
-            if not alive:
-                self._check_alike(kwargs.get("comm", args[0] if args else None))
+        if self._parted is not None and not args and kwargs.keys() <= {"process_sets"}:
+            self._parted.come_back()
+        self._parted = None
+        if (on_mpi or not gloo) and not alive:
+            self._check_alike(kwargs.get("comm", args[0] if args else None))
         choose(TRANSPORT, transport, ("auto", "mpi", "horovod"))
         horovod.init(*args, **kwargs)
         if alive:
             return
+        self._reducing.clear()
         mpi = process.active_mpi()
         everyone = 1 if mpi is None else mpi.COMM_WORLD.Get_size()
         check_not_a_copy(max(horovod.size(), everyone), "Horovod")
@@ -134,6 +142,8 @@ class HorovodJob:
 
     def shutdown(self) -> None:
         """Waits for the votes under way, then shuts Horovod down. Collective over all ranks."""
+        if self._world is not None and self._world.alive:
+            self._parted = self._world.part()
         runtime.shutdown()
         self._world = None
         self._horovod.shutdown()
@@ -261,6 +271,24 @@ class HorovodJob:
                 "srun --mpi=pmix or horovodrun --mpi"
             )
         return None
+
+    def open_dense(self, process_set: Any, *, once: bool = False) -> None:
+        """Asked before Horovod first reduces gradients: all ranks are to do so, none votes.
+
+        Args:
+            process_set: whose gradients.
+            once: until ``shutdown()`` one asking is enough for the process set.
+
+        Raises:
+            DisagreementError: on all ranks alike: some ranks vote on their gradients.
+            RankLostError: a rank has left.
+        """
+        members = tuple(self.members(process_set))
+        if self._world is None or not self._world.alive or self.rank() not in members:
+            return
+        if not once or members not in self._reducing:
+            self._reducing.add(members)
+            self.adhoc(process_set).open_dense()
 
     def _meet(self, **claim: Any) -> None:
         """Waits, where anybody votes, until all ranks have come to change the process sets."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hvd_sign.agreement import REFUSED, disagreement, ranks_text, refusal, title
+from hvd_sign.agreement import JOINED, REFUSED, WAIVED, disagreement, ranks_text, refusal, title
 from hvd_sign.transports.base import Buffer, Transport
 from hvd_sign.transports.horovod import HorovodTransport
 from hvd_sign.transports.mpi import MpiTransport
@@ -192,6 +192,8 @@ class MailboxOrder:
             if complete:
                 ordered = [claims[voter][0].claim for voter in range(self._transport.size)]
                 decided.append((name, refusal(who, ordered) or disagreement(who, ordered)))
+            elif all(calls[0].claim.get(JOINED) == WAIVED for calls in claims.values()):
+                decided.append((name, None))
             else:
                 sentence = (
                     f"{who}: {ranks_text(gone)} called join(), after which only the votes of a "

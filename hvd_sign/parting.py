@@ -27,7 +27,15 @@ def begin(stalls: StallCheck, transport: Transport) -> None:
 
 
 def release() -> None:
-    """Gives back the transports of the streams that all ranks have left."""
-    for left in [left for left in _partings if left.stalls.all_left()]:
-        _partings.remove(left)
-        left.transport.close(release=True)
+    """Gives back the transports of the streams that all ranks have left, and nobody meets on."""
+    for left in list(_partings):
+        if not left.stalls.meets and left.stalls.all_left():
+            _partings.remove(left)
+            left.transport.close(release=True)
+
+
+def end() -> None:
+    """Tells who may look for this rank that its program ends."""
+    for left in _partings:
+        if left.stalls.meets:
+            left.stalls.say_goodbye(0, program=True)

@@ -28,6 +28,7 @@ from hvd_sign.observe import observers
 from hvd_sign.pipeline import ENGINE, Pipeline, Place, load_engine, threads
 from hvd_sign.process import active_mpi, load_mpi, mpi_has_ended
 from hvd_sign.session import ServedSession, VoteSession
+from hvd_sign.stall import StallCheck
 from hvd_sign.transports import (
     HorovodCollectives,
     HorovodTransport,
@@ -225,6 +226,12 @@ class World:
             self._adhoc[key] = self._runtime.adhoc_stream(transport)
         return self._adhoc[key]
 
+    def part(self) -> StallCheck:
+        """Where all ranks will look for one another after a ``shutdown()`` that comes now."""
+        everyone = next(iter(self._adhoc.values())).stalls
+        everyone.meets = True
+        return everyone
+
     def forget(self, ranks: Sequence[int]) -> None:
         """Lets go of the ad-hoc stream among ``ranks``: their process set is no more."""
         self._adhoc.pop(tuple(ranks), None)
@@ -387,6 +394,8 @@ def shutdown() -> None:
 
 def _exit() -> None:
     _end(at_exit=True)
+    if not _finalized():
+        parting.end()
 
 
 def _end(*, at_exit: bool = False) -> None:

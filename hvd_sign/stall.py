@@ -23,6 +23,9 @@ logger = logging.getLogger("hvd_sign")
 GRACE = 1.0
 """Seconds that other ranks have to tell that they wait too, before the missing ones are named."""
 
+NAP = 1e-3
+"""Seconds between two looks for ranks that come back."""
+
 NOTICES = 2
 """The tag of such messages."""
 
@@ -53,6 +56,16 @@ class Goodbye(NamedTuple):
     program: bool
 
 
+class Return(NamedTuple):
+    """Tells that a voter that called ``shutdown()`` has come to ``init()`` again.
+
+    Attributes:
+        voter: its number.
+    """
+
+    voter: int
+
+
 class StallCheck:
     """Watches the votes of one stream.
 
@@ -61,9 +74,11 @@ class StallCheck:
 
     Attributes:
         said_goodbye: this rank has left.
+        meets: ranks that have left will look for one another here when they come back.
     """
 
     said_goodbye = False
+    meets = False
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -78,6 +93,8 @@ class StallCheck:
         self._told: dict[str, float] = {}
         self._waiting: dict[str, set[int]] = {}
         self._left: dict[int, Goodbye] = {}
+        self._ended: set[int] = set()
+        self._returned: set[int] = set()
         self._listened = 0.0
 
     def look(self, name: str, begun: float, place: int, *, patient: bool = False) -> None:
@@ -140,7 +157,24 @@ class StallCheck:
             self._listen()
         return len(self._left) == self._transport.size - 1
 
-    def _tell(self, notice: Wait | Goodbye) -> None:
+    def come_back(self) -> None:
+        """Waits until all ranks, which had left, have come back. Blocks.
+
+        Raises:
+            RankLostError: the program of one has ended meanwhile.
+        """
+        self.meets = False
+        if not self.said_goodbye:
+            return
+        self._tell(Return(self._transport.rank))
+        while len(self._returned) < self._transport.size - 1:
+            self._listen()
+            if self._ended:
+                who = ranks_text(sorted(self._ended))
+                raise RankLostError(f"init(): the program of {who} has ended")
+            time.sleep(NAP)
+
+    def _tell(self, notice: Wait | Goodbye | Return) -> None:
         assert self._mailbox is not None
         for rank in range(self._transport.size):
             if rank != self._transport.rank:
@@ -150,7 +184,11 @@ class StallCheck:
         assert self._mailbox is not None
         for notice in self._mailbox.receive():
             if isinstance(notice, Goodbye):
-                self._left[notice.voter] = notice
+                self._left.setdefault(notice.voter, notice)  # its program may end later
+                if notice.program:
+                    self._ended.add(notice.voter)
+            elif isinstance(notice, Return):
+                self._returned.add(notice.voter)
             else:
                 self._waiting.setdefault(notice.name, set()).add(notice.voter)
 

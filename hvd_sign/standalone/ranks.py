@@ -16,6 +16,7 @@ from hvd_sign.engine import Handle
 from hvd_sign.errors import NotInitializedError, VoteError
 from hvd_sign.launch import check_not_a_copy
 from hvd_sign.runtime import World
+from hvd_sign.stall import StallCheck
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.registering import agree
@@ -215,6 +216,7 @@ _given_up: list[MPI.Request] = []
 
 
 _ranks: Ranks | None = None
+_parted: StallCheck | None = None
 
 
 def init(
@@ -233,9 +235,10 @@ def init(
             sets that cannot be registered, or an environment variable that differs.
         RuntimeError: MPI cannot be used, or sees none of the other ranks; the message says why and
             what helps.
+        RankLostError: after ``shutdown()``, another rank's program has ended since.
         VoteError: this is a forked child.
     """
-    global _ranks
+    global _ranks, _parted
     process.check_not_forked()
     if _ranks is not None:
         if _ranks.world.alive:
@@ -250,6 +253,9 @@ def init(
     wanted = [as_process_set(some) for some in process_sets or ()]
     mpi = process.load_mpi()
     check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
+    if _parted is not None and comm is None:
+        _parted.come_back()
+    _parted = None
     with callers(comm) as communicator:
         check_alike(communicator, "mpi")
         _ranks = Ranks(communicator)
@@ -262,9 +268,11 @@ def init(
 
 def shutdown() -> None:
     """Waits for what is under way and ends it all. Collective over all ranks."""
-    global _ranks
+    global _ranks, _parted
     ended, _ranks = _ranks, None
     if ended is not None and not process.forked():
+        if ended.world.alive:
+            _parted = ended.world.part()
         runtime.shutdown()
         ended.close()
         timeline.close()

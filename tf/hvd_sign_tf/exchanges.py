@@ -195,7 +195,7 @@ class Exchanges:
             specs = present_specs(self._dense(gradients, variables), variables)
             reduction = plain.gradient_reduction(wish)
         stream.open(GRADIENTS, method=REDUCED)
-        return GradientSums(specs, wish.passes, reduction)
+        return GradientSums(specs, wish.passes, reduction())
 
     def _make_votes(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
         wish = self.wish

@@ -8,6 +8,7 @@ from typing import Any
 from hvd_sign.asking import op_of
 from hvd_sign.votes import is_vote_rule
 from hvd_sign_tf.exchanges import Exchanges
+from hvd_sign_tf.meeting import meet_first
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.wish import make_wish
 from hvd_sign_tf.worlds import job, plain
@@ -117,7 +118,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         if exchanges.unscaled_verdicts:
             warn_of_norms(optimizer)
         return wrap(optimizer, exchanges)
-    return plain.DistributedOptimizer(
+    reducing = plain.DistributedOptimizer(
         optimizer,
         name=name,
         use_locking=use_locking,
@@ -126,3 +127,6 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         op=wish.op,
         **common,
     )
+    if hasattr(reducing, "_allreduce"):  # not in a graph of TensorFlow 1
+        meet_first(reducing, "_allreduce", process_set)
+    return reducing

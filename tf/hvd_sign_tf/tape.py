@@ -11,6 +11,7 @@ import tensorflow as tf
 from hvd_sign_tf.bridge import check_context
 from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.local import LocalVariables, variables_of
+from hvd_sign_tf.meeting import meet_first
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.wish import Wish, make_wish
 from hvd_sign_tf.worlds import job, plain
@@ -133,7 +134,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         scale_local_gradients=scale_local_gradients,
     )
     if not wish.votes and job.runtime == "horovod":
-        return plain.DistributedGradientTape(
+        reducing = plain.DistributedGradientTape(
             gradtape,
             device_dense,
             device_sparse,
@@ -146,6 +147,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
             process_set,
             scale_local_gradients,
         )
+        meet_first(reducing, "_allreduce_grads", process_set, once=True)
+        return reducing
     exchanges = _shared(wish)
     mixed = tf.keras.mixed_precision.global_policy().name == "mixed_float16"
     seen = wish.poisons and not exchanges.unscaled_verdicts

@@ -10,6 +10,7 @@ import torch
 from hvd_sign.asking import let_scaler_skip, op_of, refuse_vote_options, vote_options
 from hvd_sign.buckets import check_bucket_bytes, group_positions
 from hvd_sign.calls import GRADIENTS, Opening
+from hvd_sign.jobs import HorovodJob
 from hvd_sign.options import positive_factor
 from hvd_sign.session import BUCKET_BYTES
 from hvd_sign.votes import is_vote_rule, make_rule
@@ -18,6 +19,18 @@ from hvd_sign_torch.gradient_votes import GradientVotes
 from hvd_sign_torch.parameters import parameter_names
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.worlds import job, plain
+
+
+def _meet_first(optimizer: Any, job: HorovodJob, process_set: Any) -> None:
+    """Lets Horovod's optimizer ask, before it first waits for gradients, whether others vote."""
+    synchronize = optimizer.synchronize
+
+    def meet() -> None:
+        job.open_dense(process_set)
+        optimizer.synchronize = synchronize
+        synchronize()
+
+    optimizer.synchronize = meet
 
 
 class VotingOptimizer(ExchangingOptimizer):
@@ -93,7 +106,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
         refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
-        return plain.DistributedOptimizer(
+        reducing = plain.DistributedOptimizer(
             optimizer,
             named_parameters=named_parameters,
             compression=compression,
@@ -105,6 +118,9 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             sparse_as_dense=sparse_as_dense,
             process_set=process_set,
         )
+        if isinstance(job, HorovodJob):
+            _meet_first(reducing, job, process_set)
+        return reducing
     included = job.rank() in job.members(process_set)
     bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
     groups = groups if groups is not None else (num_groups or None)

@@ -37,10 +37,15 @@ THINGS = {
     "vote": lambda: hvd.allreduce(torch.ones(3), name="v", op=hvd.MajorityVote),
     "sum": lambda: hvd.allreduce(torch.ones(3), name="v", op=hvd.Sum),
     "join": lambda: hvd.join(),
+    "init again": lambda: hvd.init(),
 }
 
 hvd.init()
 rank = hvd.rank()
+if what == "init again":
+    hvd.shutdown()
+    hvd.init()  # all come back this time
+    hvd.shutdown()
 if rank == 1:
     if way == "shutdown":
         hvd.shutdown()

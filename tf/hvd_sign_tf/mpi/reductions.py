@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -251,50 +252,52 @@ def grouped_reducescatter(
 _reductions: Counter[tuple[int, ...]] = Counter()
 
 
-def gradient_reduction(wish: Any) -> Callable[[list[Array]], list[Array]]:
-    """What all ranks do with a step's gradients where nothing is voted on.
+Reduction = Callable[[list[Array]], list[Array]]
+"""From arrays to the reduced ones, in one call."""
 
-    Collective in so far as the process set's ranks make their reductions in the same order.
+
+def gradient_reduction(wish: Any) -> Callable[[], Reduction]:
+    """What all ranks do with a step's gradients where nothing is voted on.
 
     Args:
         wish: a ``hvd_sign_tf.wish.Wish``.
 
     Returns:
-        From arrays to the reduced ones, in one call.
+        Makes the reduction, to be called once all ranks have come to do so: they number theirs.
 
     Raises:
         ValueError: an operation that there is not, or one that ``predivide`` has no meaning for.
     """
-    members = tuple(wish.process_set.ranks)
-    name = f"gradients.{_reductions[members]}"
-    _reductions[members] += 1
     op = check_op(wish.op)
     if wish.predivide != 1.0 and op is not ReduceOp.Average:
         raise ValueError(f"gradient_predivide_factor: only Average has one, got op={op.name}")
 
-    def reduce(arrays: list[Array]) -> list[Array]:
-        before, after = 1.0 / wish.predivide, wish.predivide
-        if wish.average:
-            after /= wish.passes
-        if wish.compression is Compression.none:
-            return _summed(arrays, before, after)
-        with tf.device("/cpu:0"):
-            tensors = [tf.convert_to_tensor(array) for array in arrays]
-            results = _compressed(
-                lambda sent: _summed([np.asarray(t) for t in sent], before, after),
-                tensors,
-                wish.compression,
-            )
-        return [np.asarray(result) for result in results]
+    def make() -> Reduction:
+        members = tuple(wish.process_set.ranks)
+        number = _reductions[members]
+        _reductions[members] += 1
+        return partial(_reduce_gradients, wish, op, f"gradients.{number}")
 
-    def _summed(arrays: list[Array], before: float, after: float) -> list[Array]:
+    return make
+
+
+def _reduce_gradients(wish: Any, op: ReduceOp, name: str, arrays: list[Array]) -> list[Array]:
+    before, after = 1.0 / wish.predivide, wish.predivide
+    if wish.average:
+        after /= wish.passes
+
+    def summed(sent: list[Array]) -> list[Array]:
         asked = ask(
-            AllReduce,
-            lambda comm: AllReduce(comm, arrays, op, before, after),
-            name,
-            wish.process_set,
+            AllReduce, lambda comm: AllReduce(comm, sent, op, before, after), name, wish.process_set
         )
         reduced: list[Array] = asked.result()
         return reduced
 
-    return reduce
+    if wish.compression is Compression.none:
+        return summed(arrays)
+    with tf.device("/cpu:0"):
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
+        results = _compressed(
+            lambda sent: summed([np.asarray(t) for t in sent]), tensors, wish.compression
+        )
+    return [np.asarray(result) for result in results]
