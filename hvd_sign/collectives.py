@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from hvd_sign.adhoc import ALLREDUCE, Tensor
 from hvd_sign.ballots import HostVoter
+from hvd_sign.communicators import communicator_streams
 from hvd_sign.errors import TensorError
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.options import VoteOptions
 from hvd_sign.process import load_mpi
-from hvd_sign.runtime import communicator_streams
 from hvd_sign.votes import MajorityVote, make_rule
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from hvd_sign.agreement import REFUSED
 from hvd_sign.alike import check_variables
 from hvd_sign.calls import GRADIENTS, VOTED
 from hvd_sign.engine import LONGEST_NAP, Engine, Stream
-from hvd_sign.launch import check_not_a_copy
 from hvd_sign.observe import observers
 from hvd_sign.pipeline import ENGINE, Pipeline, Place, load_engine, threads
 from hvd_sign.process import active_mpi, load_mpi, mpi_has_ended
@@ -328,38 +327,6 @@ class Served:
         return last
 
 
-class _CommunicatorStreams:
-    """Ad-hoc streams of users' own communicators, kept as attributes of these."""
-
-    def __init__(self) -> None:
-        self._key: int | None = None
-        self._lock = threading.Lock()
-        self._making: dict[int, threading.Lock] = {}
-
-    def get(self, communicator: MPI.Intracomm) -> AdHocStream:
-        with self._lock:
-            if self._key is None:
-                self._key = load_mpi().Comm.Create_keyval()
-            making = self._making.setdefault(communicator.py2f(), threading.Lock())
-        # One lock a communicator: threads may use several for the first time in any order.
-        with making:
-            return self._get(communicator, self._key)
-
-    def _get(self, communicator: MPI.Intracomm, key: int) -> AdHocStream:
-        current = runtime()
-        kept: Any = communicator.Get_attr(key)
-        if kept is not None and kept[0] is current:
-            return kept[1]  # type: ignore[no-any-return]
-        mpi = load_mpi()
-        if communicator != mpi.COMM_SELF:
-            check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
-        stream = current.adhoc_stream(current.transport(communicator.Dup()))
-        communicator.Set_attr(key, (current, stream))
-        return stream
-
-
-communicator_streams = _CommunicatorStreams()
-
 _runtime: Runtime | None = None
 _lock = threading.Lock()
 
@@ -394,7 +361,7 @@ def shutdown() -> None:
 
 def _exit() -> None:
     _end(at_exit=True)
-    if not _finalized():
+    if not mpi_has_ended():
         parting.end()
 
 
