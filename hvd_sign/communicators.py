@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from hvd_sign.adhoc import AdHocStream
+from hvd_sign.launch import check_not_a_copy
 from hvd_sign.process import load_mpi
 from hvd_sign.runtime import runtime
 
