@@ -14,11 +14,13 @@ def densified(gradient: Any) -> Any:
 
 def divided(gradient: Any, divisor: int) -> Any:
     """A gradient divided by a number; integers become floating-point numbers, as in Horovod."""
-    if gradient is None or divisor == 1:
-        return gradient
+    if gradient is None:
+        return None
     if isinstance(gradient, tf.IndexedSlices):
         values = divided(gradient.values, divisor)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    if divisor == 1 and gradient.dtype.is_floating:
+        return gradient
     return gradient / tf.cast(divisor, gradient.dtype)
 
 

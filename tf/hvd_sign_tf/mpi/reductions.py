@@ -159,8 +159,10 @@ def _gather_slices(
         tf.IndexedSlices(values, indices, dense_shape=own.dense_shape)
         for own, values, indices in zip(slices, gathered[::2], gathered[1::2], strict=True)
     ]
+    if op is not ReduceOp.Average:
+        return joined
     # Their values are not added up yet: an integer's mean is only found by fractions.
-    divisor = len(ranks().members(process_set)) if op is ReduceOp.Average else 1
+    divisor = len(ranks().members(process_set))
     return [divided(all_slices, divisor) for all_slices in joined]
 
 
