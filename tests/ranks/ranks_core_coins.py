@@ -11,7 +11,7 @@ import reference
 from mpi4py import MPI
 
 import hvd_sign
-from hvd_sign.runtime import communicator_streams
+from hvd_sign.communicators import communicator_streams
 
 EVEN = pytest.mark.ranks(2)
 COUNT = 40_000
