@@ -287,26 +287,3 @@ def test_what_is_no_name_or_no_list(hvd_tf, world):
         with pytest.raises((TypeError, ValueError), match="tensors: expected"):
             hvd_tf.grouped_allreduce(given, op=hvd_tf.MajorityVote)
     assert (hvd_tf.allreduce(tf.ones(3), op=hvd_tf.MajorityVote).numpy() == 1).all()
-
-
-@pytest.mark.ranks(2)
-@pytest.mark.parametrize("in_graph", [False, True])
-def test_one_rank_reduces_what_the_others_vote_on(hvd_tf, world, in_graph):
-    sign = {"compression": hvd_tf.Compression.sign} if world.rank else {}
-
-    def step(**arguments):
-        (variable,) = variables((3,))
-        optimizer = hvd_tf.DistributedOptimizer(tf.keras.optimizers.SGD(0.5), **arguments)
-        optimizer.build([variable])
-        before = variable.numpy()
-
-        def minimize():
-            optimizer.minimize(lambda: tf.reduce_sum(variable), [variable])
-
-        (tf.function(minimize) if in_graph else minimize)()
-        return variable.numpy() - before
-
-    sentence = "method differs between ranks: allreduce on rank 0; vote on rank"
-    with pytest.raises(Exception, match=sentence):  # autograph has classes of its own
-        step(**sign)
-    np.testing.assert_allclose(step(), -0.5)

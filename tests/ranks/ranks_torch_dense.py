@@ -1,4 +1,7 @@
-"""Optimizers that reduce gradients beside, or in the place of, ones that vote on them."""
+"""Optimizers that reduce gradients beside, or in the place of, ones that vote on them.
+
+After a join nobody compares the ones that Horovod reduces by: this file comes before such tests.
+"""
 
 from __future__ import annotations
 
