@@ -27,6 +27,8 @@ try:
 
         hvd.init()
 except ValueError as error:
-    print(f"rank {rank}: {type(error).__name__}: {error}", flush=True)
+    said = f"{type(error).__name__}: {error}"
 else:
-    print(f"rank {rank}: no error", flush=True)
+    said = "no error"
+# In one piece with the end of its line, which print() may write by itself, after another rank's.
+os.write(sys.stdout.fileno(), f"rank {rank}: {said}\n".encode())
