@@ -198,3 +198,13 @@ def test_make_bench_refuses_another_framework():
     done = run_here("make", "bench", "FRAMEWORK=jax")
     assert done.returncode == 2
     assert "FRAMEWORK is torch, tensorflow or keras3, not 'jax'" in done.stderr
+
+
+def test_collecting_the_tests_starts_no_mpi():
+    """Else every mpirun of theirs would take itself for a part of that job, and fail."""
+    code = (
+        "import sys, pytest; status = pytest.main(['--collect-only', '-qq', 'tests']);"
+        "print('\\nmpi4py.MPI' if 'mpi4py.MPI' in sys.modules else '\\nno MPI', status)"
+    )
+    found = run_here(sys.executable, "-c", code)
+    assert found.stdout.splitlines()[-1] == "no MPI 0", found.stdout[-500:] + found.stderr[-500:]

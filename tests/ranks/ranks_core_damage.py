@@ -8,8 +8,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-
-MPI = pytest.importorskip("mpi4py.MPI")
+from mpi4py import MPI
 
 from hvd_sign.algorithms import Sign
 from hvd_sign.ballots import HostVoter
