@@ -115,7 +115,7 @@ def test_a_horovod_without_a_library_for_this_pytorch(tmp_path):
     """It is warned of, on rank 0, and the job goes on without it."""
     broken = "import sys, types\nsys.modules['horovod.torch'] = types.ModuleType('horovod.torch')\n"
     (tmp_path / "sitecustomize.py").write_text("import horovod\n" + broken)
-    code = "import hvd_sign.torch as hvd; hvd.init(); print('runtime', hvd.runtime())"
+    code = "import hvd_sign.torch as hvd; hvd.init(); print('runtime ' + hvd.runtime())"
     outcome = launch.run(
         [*launch.mpirun(2), sys.executable, "-c", code],
         tmp_path / "run",
