@@ -6,6 +6,7 @@ TORCH ?=
 MPI ?= auto
 # Seconds: the whole test run, so that a hang ends by itself.
 TEST_LIMIT ?= 3000
+QUICK_LIMIT ?= 600
 KERAS3_LIMIT ?= 1200
 FRAMEWORK ?= torch
 ARGS ?=
@@ -18,13 +19,13 @@ unexport PYTHONPATH PYTHONHOME
 SETUP = $(PYTHON) -m scripts.setup_env --mpi '$(MPI)' $(if $(TORCH),--torch '$(TORCH)')
 SETUP_KERAS3 = $(SETUP) --environment keras3
 # The tests that need no Horovod. The core's own run here too, for numpy is another one.
-KERAS3_TESTS = $(wildcard $(addprefix tests/test_,bench_tensorflow.py core_*.py cross_framework.py keras3.py \
+KERAS3_TESTS = $(wildcard $(addprefix tests/test_,bench_tensorflow.py core_*.py cross_framework.py digests.py keras3.py \
 	kernels_python.py signs.py tf_*.py torch_standalone.py)) 'tests/test_ranks.py::test_core[4]'
 SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh')
 NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-keras3 test test-keras3 test-sanitize lint bench bench-check bench-kernels clean python
+.PHONY: help setup setup-keras3 test test-quick test-keras3 test-sanitize lint bench bench-check bench-kernels clean python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +44,10 @@ setup-keras3: python  ## make or update .venv-keras3: the newest TensorFlow, no 
 
 test: setup lint  ## all checks and all tests
 	$(RUN) scripts/guard.py $(TEST_LIMIT) $(BIN)/python -m pytest $(ARGS)
+
+test-quick: setup  ## what a change breaks first, in under two minutes
+	$(RUN) scripts/guard.py $(QUICK_LIMIT) $(BIN)/python -m pytest -m quick \
+		--ignore-glob='*/test_bench_*' $(ARGS)
 
 test-keras3: setup-keras3  ## all tests that need no Horovod, with the newest TensorFlow and Keras 3
 	$(call run,$(KERAS3_BIN)) scripts/guard.py $(KERAS3_LIMIT) $(KERAS3_BIN)/python -m pytest \

@@ -66,6 +66,7 @@ kernels = Extension(
         "-Wextra",
         "-fvisibility=hidden",
         "-fno-strict-aliasing",
+        "-ffp-contract=off",
     ],
     extra_link_args=["-Wl,-s"] if os.name == "posix" and os.uname().sysname == "Linux" else [],
     language="c++",
@@ -92,7 +93,7 @@ def engine() -> list[Extension]:
         print("hvd_sign: no mpicxx on PATH: the native engine is left out", file=sys.stderr)
         return []
     compiling, linking = flags
-    kernel_sources = [file for file in kernels.sources if not file.endswith("/module.cpp")]
+    kernel_sources = [file for file in kernels.sources if not file.endswith("module.cpp")]
     return [
         Extension(
             "hvd_sign._engine",

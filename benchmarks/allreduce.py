@@ -37,11 +37,13 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks import launch, methods, plots, results
-from benchmarks.allreduce_table import summarise, table
+from benchmarks.emulation import launch
+from benchmarks.emulation.netns import rate_or_none
 from benchmarks.errors import BenchError
-from benchmarks.netns import rate_or_none
-from benchmarks.words import show_table, size_text
+from benchmarks.methods import catalogue
+from benchmarks.reporting import plots, results
+from benchmarks.reporting.allreduce_table import summarise, table
+from benchmarks.reporting.words import show_table, size_text
 
 DEFAULT_BYTES = "102400000"  # 25.6 million coordinates: ResNet-50's
 
@@ -74,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=1,
         help="1: check the results (%(default)s)",
     )
-    add("--methods", help=f"names and groups ({','.join(methods.DEFAULT)})")
+    add("--methods", help=f"names and groups ({','.join(catalogue.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -100,7 +102,7 @@ def sizes(given: argparse.Namespace) -> list[int]:
     return found
 
 
-def check_memory(chosen: Sequence[methods.Method], size: int, workers: int) -> None:
+def check_memory(chosen: Sequence[catalogue.Method], size: int, workers: int) -> None:
     """Checks that the ranks, all on this machine, have memory for `size` bytes. Raises BenchError.
 
     A rank was seen to take up to 9 times the size with a hook of DistributedDataParallel (model,
@@ -119,8 +121,8 @@ def check_memory(chosen: Sequence[methods.Method], size: int, workers: int) -> N
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    place = methods.place("allreduce", given.workers)
-    chosen = methods.resolve(given.methods, place)
+    place = catalogue.place("allreduce", given.workers)
+    chosen = catalogue.resolve(given.methods, place)
     by_name = {method.name: method for method in chosen}
     check_memory(chosen, sizes(given)[-1], given.workers)
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
@@ -141,7 +143,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         calls = len(config["sizes"]) * len(chosen) * (given.iters + given.warmup)
         with (
             Progress(console=console, refresh_per_second=4) as progress,
-            launch.measure(network, "benchmarks.allreduce_torch", config, folder) as told,
+            launch.measure(network, "benchmarks.ranks.pytorch.allreduce", config, folder) as told,
         ):
             bar, before, bandwidth = progress.add_task("calls", total=calls), 0, 0.0
             for event in told:

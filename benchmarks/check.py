@@ -22,8 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import allreduce, allreduce_table, kernels, launch, results
-from benchmarks.words import place_text, tensor_text
+from benchmarks import allreduce, kernels
+from benchmarks.emulation import launch
+from benchmarks.reporting import allreduce_table, results
+from benchmarks.reporting.words import place_text, tensor_text
 
 REFERENCE = Path(__file__).parent / "reference" / "check.json"
 KIND = "check"

@@ -1,17 +1,21 @@
 """Throughput of the kernels on one core, beside this machine's memory and numpy.
 
 Everything is measured in turns, round after round, in one process, so that a busy neighbour slows
-all rows and not one; a row's figure is its fastest round. The yardsticks:
+all rows and not one, and in the thread's own time, without that for which others had its core; a
+row's figure is its fastest round. The yardsticks:
 
 - read: one pass over the array that does the least with it: the fastest of our xor of all words
   and numpy's max, or and dot (single-threaded), for none of them is the fastest everywhere;
 - copy: numpy.copyto of the array, read and written bytes together;
+- copy + read: both, one after the other: the traffic of a momentum, which reads a gradient and
+  reads and writes a state;
 - packbits: numpy.packbits(x < 0), which does what pack does, without zeros, activity and NaN.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -29,16 +33,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.results import new_result
-from hvd_sign import kernels
+from benchmarks.reporting.results import new_result
+from hvd_sign.core import kernels
 
 Array = npt.NDArray[Any]
 COIN, ZERO = 0, 1
 BALLOT_BYTES = 3_200_000
 VOTERS = (1, 2, 3, 4, 5, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 255)
 TALLY_SECONDS = 1e-3
-AWAKE, ASLEEP, TIES_ZERO = TALLIES = ("all active", "an eighth asleep", "ties zero")
+AWAKE, ASLEEP, TIES_ZERO = "all active", "an eighth asleep", "ties zero"
+WEIGHTED, COUNTED = "weighted", "and counted"
+TALLIES = (AWAKE, ASLEEP, TIES_ZERO, WEIGHTED, COUNTED)
 READ, COPY, PACKBITS = "read", "numpy.copyto", "numpy.packbits(x < 0)"
+LIMIT = "copy + read"
+MOMENTUM, LION = (0.9, 0.1, 0.9, 0.1), (0.9, 0.1, 0.99, 0.01)
 
 
 class Target(NamedTuple):
@@ -120,12 +128,50 @@ def tensor_rows(x: Array) -> list[Row]:
         rows += [
             Row(f"pack {name}", pack, size, x.size, read),
             Row(f"pack {name} and sum |x|", partial(pack, want_abs=True), size, x.size),
+            *linear_rows(name, signal, messages, geometry, cast),
             Row(f"write_verdict {name}", write, size + planes, x.size, copy),
             Row(f"apply_verdict {name}", apply, 2 * size + planes, x.size, copy),
         ]
     labels = {"kind": kernels.BALLOT, "flags": 0, "ties": COIN, "stream": 0, "bucket": 0}
-    labels |= {"chunk": 0, "counter": 0, "step": 0, "sender": 0}
+    labels |= {"segment": 0, "counter": 0, "step": 0, "sender": 0}
     rows.append(Row("seal", lambda: kernels.seal(messages, geometry, **labels), planes))
+    return rows
+
+
+def linear_rows(
+    name: str,
+    signal: Array,
+    messages: Array,
+    geometry: kernels.Geometry,
+    cast: dict[str, Any],
+) -> list[Row]:
+    """A momentum in the same pass as pack; beside it, for float32, what it is to be judged by."""
+    state = np.zeros(signal.size, np.float64 if name == "float64" else np.float32)
+    size = signal.nbytes + 2 * state.nbytes
+
+    def row(label: str, target: Array, linear: Any, targets: Sequence[Target] = ()) -> Row:
+        arrays = signal, state, target, messages
+        call = partial(kernels.pack_linear, *arrays, geometry, 0, linear=linear, **cast)
+        return Row(f"{label} {name}", call, size, signal.size, targets)
+
+    if name != "float32":
+        return [row("momentum + pack", state, MOMENTUM)]
+    rows = [
+        row("momentum + pack", state, MOMENTUM, (Target("bandwidth", LIMIT, 0.8),)),
+        row("lion + pack", state, LION, (Target("bandwidth", LIMIT, 0.8),)),
+        row("momentum + pack, two states,", state.copy(), MOMENTUM),
+    ]
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(1)  # as all others
+        v, g = torch.zeros(signal.size), torch.from_numpy(signal)
+
+        def update() -> None:
+            v.mul_(0.9).add_(g, alpha=0.1)
+            kernels.pack(v, messages, geometry, 0, **cast)
+
+        rows.append(Row(f"mul_, add_, then pack {name}", update, size, signal.size))
     return rows
 
 
@@ -139,6 +185,12 @@ def tally_row(count: int, kind: str) -> Row:
     bitmaps = ballots[:, geometry.active_offset :][:, : -(-blocks // 8)]
     bitmaps[:] = 0b11111110 if kind == ASLEEP else 0b11111111
     verdict = np.zeros(geometry.message_bytes, np.uint8)
+    weighing: dict[str, Array] = {}
+    if kind in (WEIGHTED, COUNTED):
+        weighing["weights"] = np.random.default_rng(2).integers(-15, 16, count, np.int8)
+        weighing["lengths"] = np.full(1, blocks * kernels.BLOCK, np.uint64)
+    if kind == COUNTED:
+        weighing |= {name: np.zeros(count, np.uint64) for name in ("agreed", "judged")}
 
     def tally() -> None:
         kernels.tally(
@@ -150,9 +202,14 @@ def tally_row(count: int, kind: str) -> Row:
             key=1,
             first_blocks=np.zeros(1, np.int64),
             ordinals=np.zeros(1, np.uint64),
+            **weighing,
         )
 
-    targets = (Target("seconds", "", TALLY_SECONDS),) if 3 <= count <= 255 else ()
+    targets: Sequence[Target] = ()
+    if not weighing and 3 <= count <= 255:
+        targets = (Target("seconds", "", TALLY_SECONDS),)
+    elif kind == WEIGHTED and count == 16:
+        targets = (Target("bandwidth", f"tally M = {count}, {AWAKE}", 1 / 3),)
     return Row(f"tally M = {count}, {kind}", tally, ballots.nbytes, 0, targets)
 
 
@@ -160,10 +217,10 @@ def measure(rows: Sequence[Row], rounds: int, console: Console) -> None:
     """Runs all rows in turns, the first round not counted."""
     for turn in track(range(rounds + 1), "rounds", console=console, transient=True):
         for row in rows:
-            start = time.perf_counter()
+            start = time.thread_time()
             row.call()
             if turn:
-                row.seconds.append(time.perf_counter() - start)
+                row.seconds.append(time.thread_time() - start)
 
 
 def ratio(row: Row, target: Target, rows: dict[str, Row]) -> float:
@@ -206,15 +263,18 @@ def tensor_table(rows: Sequence[Row], named: dict[str, Row]) -> Table:
 
 def tally_table(rows: Sequence[Row], named: dict[str, Row]) -> Table:
     """One line for each number of voters, best milliseconds in each case."""
-    found = _table(f"{BALLOT_BYTES / 1e6:g} MB of ballots, best ms", *TALLIES, "target")
+    found = _table(f"{BALLOT_BYTES / 1e6:g} MB of ballots, best ms", *TALLIES, "target", "of plain")
     for start in range(0, len(rows), len(TALLIES)):
         here = rows[start : start + len(TALLIES)]
-        judged = [one for row in here for one in verdict(row, named)]
-        worst = max(judged, key=lambda one: one["got"], default=None)
+        plain = [one for row in here[:3] for one in verdict(row, named)]
+        worst = max(plain, key=lambda one: one["got"], default=None)
+        slower = here[3].best / here[0].best
+        weighted = [_met(one) for one in verdict(here[3], named)]
         found.add_row(
             here[0].label.split(",")[0],
             *(f"{row.best * 1e3:.3f}" for row in here),
             _sentence(worst) if worst else "",
+            " ".join([f"{slower:.1f} x", *weighted]),
         )
     return found
 
@@ -226,8 +286,12 @@ def _table(*columns: str) -> Table:
     return found
 
 
+def _met(judged: dict[str, Any]) -> str:
+    return "met" if judged["met"] else "[bold]missed[/bold]"
+
+
 def _sentence(judged: dict[str, Any]) -> str:
-    met = "met" if judged["met"] else "[bold]missed[/bold]"
+    met = _met(judged)
     if judged["measure"] == "seconds":
         return f"{judged['value'] * 1e3:g} ms {met}"
     return f"{judged['value']:g} x {judged['of'].split('(')[0]} {met}"
@@ -255,6 +319,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measure(rows, options.rounds, console)
     named = {row.label: row for row in rows}
     named[READ] = min((row for row in rows if row.label.startswith(READ)), key=lambda row: row.best)
+    copy, read = named[COPY], named[READ]
+    limit = Row(LIMIT, print, copy.bytes + read.bytes, seconds=[copy.best + read.best])
+    named[LIMIT] = limit
+    tensors.insert(tensors.index(copy) + 1, limit)
 
     result = new_result("kernels")
     machine = result["machine"]
@@ -264,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     console.print(tensor_table(tensors, named))
     console.print(tally_table(tallies, named))
-    packbits, read = named[PACKBITS], named[READ]
+    packbits = named[PACKBITS]
     if 3 * packbits.bandwidth > read.bandwidth:
         console.print(
             f"3 x packbits would be {3 * packbits.bandwidth / 1e9:.1f} GB/s, more than the "

@@ -22,9 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import launch, methods, results
-from benchmarks.netns import rate_or_none
-from benchmarks.words import network_text, show_table
+from benchmarks.emulation import launch
+from benchmarks.emulation.netns import rate_or_none
+from benchmarks.methods import catalogue
+from benchmarks.reporting import results
+from benchmarks.reporting.words import network_text, show_table
 
 COLUMNS = ("method", "alone ms", "backward ms", "exposed ms", "min", "max", "exposed / alone")
 
@@ -69,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--bucket-bytes", type=_bytes_or_auto, default="auto", help="of a vote (%(default)s)")
     add("-n", "--iters", type=int, default=15)
     add("-w", "--warmup", type=int, default=3)
-    add("--methods", help=f"a list ({','.join(methods.DEFAULT)})")
+    add("--methods", help=f"a list ({','.join(catalogue.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")
@@ -86,8 +88,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def run(given: argparse.Namespace, console: Console) -> Path:
     """Runs the benchmark and returns its directory."""
-    place = methods.place("overlap", given.workers)
-    chosen = methods.resolve(given.methods, place)
+    place = catalogue.place("overlap", given.workers)
+    chosen = catalogue.resolve(given.methods, place)
     labels = {method.name: method.label for method in chosen}
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
@@ -103,7 +105,7 @@ def run(given: argparse.Namespace, console: Console) -> Path:
         }
         result = results.new_result("overlap")
         result.update(network=network.describe(), setup=config, measured=[])
-        with launch.measure(network, "benchmarks.overlap_torch", config, folder) as told:
+        with launch.measure(network, "benchmarks.ranks.pytorch.overlap", config, folder) as told:
             for event in told:
                 if event.pop("event") == "measured":
                     event["label"] = labels[event["method"]]

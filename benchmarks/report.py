@@ -18,8 +18,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import launch, page, plots, results
+from benchmarks.emulation import launch
 from benchmarks.errors import BenchError
+from benchmarks.reporting import page, plots, results
 
 PAGE = "index.html"
 

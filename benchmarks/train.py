@@ -24,12 +24,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import data, frameworks, launch, methods, plots, results, training_table
-from benchmarks.netns import rate_or_none
-from benchmarks.tasks import TASKS, TORCHVISION
-from benchmarks.training_plan import AMP, DEVICES, TURNS, Plan, make_plan
-from benchmarks.training_progress import collect
-from benchmarks.words import network_text
+from benchmarks import data
+from benchmarks.emulation import launch
+from benchmarks.emulation.netns import rate_or_none
+from benchmarks.methods import catalogue
+from benchmarks.reporting import plots, results, training_table
+from benchmarks.reporting.words import network_text
+from benchmarks.training import frameworks
+from benchmarks.training.plan import AMP, DEVICES, TURNS, Plan, make_plan
+from benchmarks.training.progress import collect
+from benchmarks.training.tasks import TASKS, TORCHVISION
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -37,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("--framework", choices=frameworks.FRAMEWORKS, default=frameworks.DEFAULT)
-    add("--methods", help=f"a list of methods and groups ({','.join(methods.DEFAULT)})")
+    add("--methods", help=f"a list of methods and groups ({','.join(catalogue.DEFAULT)})")
     add("--network", choices=launch.NETWORKS, default="auto")
     add("--rate", type=rate_or_none, default="1gbit", help="of each host, or none (%(default)s)")
     add("--workers", "--hosts", type=int, default=4, help="one a host (%(default)s)")

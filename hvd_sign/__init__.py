@@ -6,17 +6,19 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from hvd_sign._version import __version__
-from hvd_sign.collectives import allreduce
-from hvd_sign.compression import Compression, Compressor
-from hvd_sign.runtime import shutdown
-from hvd_sign.signs import majority_vote, pack_signs, unpack_signs
-from hvd_sign.stats import VoteStats, reset_vote_stats, vote_stats
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.stats import VoteStats, reset_vote_stats, vote_stats
+from hvd_sign.frontend.compression import Compression, Compressor
+from hvd_sign.frontend.numpy_api import allreduce
+from hvd_sign.frontend.signs import majority_vote, pack_signs, unpack_signs
+from hvd_sign.runtime.lifecycle import shutdown
 from hvd_sign.votes import MajorityVote, VoteRule
 
 __all__ = [
     "Compression",
     "Compressor",
     "MajorityVote",
+    "VoteOptions",
     "VoteRule",
     "VoteStats",
     "__version__",

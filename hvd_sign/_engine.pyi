@@ -6,23 +6,46 @@ __version__: str
 
 class Plan:
     @property
-    def chunks(self) -> int: ...
+    def segments(self) -> int: ...
     @property
     def scales(self) -> list[float]: ...
 
 class Vote:
+    def begin(
+        self,
+        *,
+        operands: list[tuple[Any, Any, float, bool, int, int, float, tuple[Any, ...] | None]],
+        step: int,
+        zero_key: int,
+        tie_key: int,
+        joined: bool,
+        keep: bool,
+        trace: bool,
+        weights: list[int] | None = None,
+    ) -> None: ...
     def test(self) -> bool: ...
     @property
     def error(self) -> str: ...
     @property
     def flags(self) -> int: ...
+    @property
+    def counts(self) -> list[int]: ...
     def totals(self) -> dict[str, int | float]: ...
     def spans(self) -> list[tuple[str, int, float, float]]: ...
+
+class Relay:
+    def __init__(self, voters: int) -> None: ...
+    def take(
+        self,
+    ) -> list[tuple[int, str, int, list[tuple[int, Any]], list[tuple[int, Any]]]]: ...
+    def finish(self, ticket: int) -> None: ...
+    def fail(self, why: str) -> None: ...
 
 class Stream: ...
 
 class Engine:
-    def open(self, ballots: int, verdicts: int) -> Stream: ...
+    def open(self, ballot_comm: int, verdict_comm: int) -> Stream: ...
+    def open_relay(self, relay: Relay) -> Stream: ...
     def close(self, stream: Stream) -> None: ...
     def submit(self, stream: Stream, vote: Vote) -> None: ...
     def nap(self, seconds: float) -> None: ...
@@ -34,25 +57,16 @@ def plan(
     tensors: list[tuple[int, int, int]],
     blocks: int,
     ties: int,
-    sharded: bool,
+    owners: list[list[int]],
     scaled: bool,
     rank: int,
     voters: int,
     stream: int,
     bucket: int,
-    chunk_blocks: int,
-    slots: int,
+    segment_blocks: int,
+    depth: int,
+    counted: bool,
     ballots: Any,
     verdicts: Any,
 ) -> Plan: ...
-def vote(
-    *,
-    plan: Plan,
-    feeds: list[tuple[Any, Any, float, bool, int, int, float]],
-    step: int,
-    zero_key: int,
-    tie_key: int,
-    joined: bool,
-    keep: bool,
-    trace: bool,
-) -> Vote: ...
+def vote(plan: Plan) -> Vote: ...

@@ -21,6 +21,10 @@ _Array = npt.NDArray[Any] | _DLPack
 _Messages = npt.NDArray[np.uint8]
 _Words = npt.NDArray[np.uint64]
 
+class ExactFloats:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *raised: object) -> None: ...
+
 class Geometry:
     def __init__(
         self, blocks: int, shards: int, nonzero: bool = False, trailer_floats: int = 0
@@ -67,6 +71,26 @@ def pack(
     bfloat16: bool = False,
     want_abs: bool = False,
 ) -> tuple[int, int, float]: ...
+def pack_linear(
+    gradient: _Array | None,
+    state: _Array | None,
+    next_state: _Array | None,
+    messages: _Messages,
+    geometry: Geometry,
+    first_block: int,
+    *,
+    a: float,
+    b: float,
+    c: float,
+    d: float,
+    unscale: float,
+    ties: int,
+    key: int,
+    parity: int,
+    ordinal: int,
+    bfloat16: bool = False,
+    want_abs: bool = False,
+) -> tuple[int, int, float]: ...
 def abstain(messages: _Messages, geometry: Geometry, first_block: int, blocks: int) -> None: ...
 def place(
     signs: _Words,
@@ -93,7 +117,7 @@ def seal(
     ties: int,
     stream: int,
     bucket: int,
-    chunk: int,
+    segment: int,
     counter: int,
     step: int,
     sender: int,
@@ -107,7 +131,7 @@ def check(
     ties: int,
     stream: int,
     bucket: int,
-    chunk: int,
+    segment: int,
     step: int,
     shard: int = -1,
     ranks: list[int] | None = None,
@@ -123,6 +147,10 @@ def tally(
     first_blocks: npt.NDArray[np.int64],
     ordinals: _Words,
     parity: int = 0,
+    weights: npt.NDArray[np.int8] | None = None,
+    lengths: _Words | None = None,
+    agreed: _Words | None = None,
+    judged: _Words | None = None,
 ) -> tuple[int, int]: ...
 def write_verdict(
     out: _Array,

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hvd_sign import link, measuring, trace
 from hvd_sign._version import __version__
-from hvd_sign.process import load_mpi
-from hvd_sign.runtime import runtime, shutdown
+from hvd_sign.core import trace
+from hvd_sign.core.process import load_mpi
+from hvd_sign.runtime import measuring
+from hvd_sign.runtime.lifecycle import runtime, shutdown
+from hvd_sign.transports import link
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,9 +72,9 @@ def _bench_link(out: Path, seconds: float) -> int:
         print(f"pack       {model.pack / 1e9:10.2f} billion coordinates/s")
         print(f"tally      {model.tally / 1e9:10.2f} GB of ballots/s")
         print(f"apply      {model.apply / 1e9:10.2f} billion coordinates/s")
-        if model.vote is not None and model.chunk is not None:
-            print(f"vote       {1e6 * model.vote:10.1f} us for a single small chunk")
-            print(f"chunk      {1e6 * model.chunk:10.1f} us for each further one")
+        if model.vote is not None and model.segment is not None:
+            print(f"vote       {1e6 * model.vote:10.1f} us for a single small segment")
+            print(f"segment    {1e6 * model.segment:10.1f} us for each further one")
         print(f"written to {out}")
     shutdown()
     return 0

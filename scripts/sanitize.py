@@ -24,15 +24,18 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 NATIVE = REPO / "hvd_sign" / "native"
 BUILD = REPO / "build" / "sanitize"
-# module.cpp, arrays.cpp and nanobind.cpp are Python's.
+# module.cpp, pack_module.cpp, arrays.cpp and nanobind.cpp are Python's.
 KERNELS = [
     NATIVE / f"{name}.cpp"
     for name in (
         *("apply", "avx2", "avx512", "dispatch", "message", "neon", "pack", "scalar", "tally"),
     )
 ]
-ENGINE = [NATIVE / "engine" / f"{name}.cpp" for name in ("crew", "engine", "plan", "stream")]
-FLAGS = ["-std=c++17", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing"]
+ENGINE = [
+    NATIVE / "engine" / f"{name}.cpp"
+    for name in ("engine", "mpi_wire", "plan", "relay", "stream", "thread_pool")
+]
+FLAGS = ["-std=c++17", "-g", "-Wall", "-Wextra", "-fno-strict-aliasing", "-ffp-contract=off"]
 
 
 def build(compiler: str, program: str, sources: Sequence[Path], flags: Sequence[str]) -> Path:
@@ -58,7 +61,7 @@ def kernels() -> bool:
 def engine() -> bool:
     # The sanitizer's memory map does not bear the addresses that newer kernels draw at random.
     steady = [shutil.which("setarch") or "setarch", "-R"]
-    options = f"suppressions={NATIVE / 'tests' / 'tsan.supp'} exitcode=66"
+    options = f"suppressions={NATIVE / 'tests' / 'tsan.supp'} exitcode=66 history_size=7"
     return on_ranks("race", ["-O1", "-fsanitize=thread"], (2, 4), steady, TSAN_OPTIONS=options)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
 COIN, ZERO, POSITIVE = 0, 1, 2
 MASK = (1 << 64) - 1
@@ -210,3 +210,48 @@ def as_signal(raw: np.ndarray, dtype: str) -> tuple[np.ndarray, dict[str, bool]]
     if dtype == "bfloat16":
         return raw, {"bfloat16": True}
     return raw.view(dtype), {}
+
+
+def numbers(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """The numbers of these patterns, in the type of their arithmetic."""
+    if dtype == "bfloat16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # a NaN that signals, made wider
+        return raw.view(dtype).astype(np.float64 if dtype == "float64" else np.float32)
+
+
+def canonical_sum(raw: np.ndarray, dtype: str) -> float:
+    """The documented order of additions, in numpy."""
+    values = numbers(raw, dtype)
+    blocks = np.zeros((-(-raw.size // 64), 8, 8), values.dtype)
+    blocks.reshape(-1)[: raw.size] = np.abs(values)
+    total = 0.0
+    for block in blocks:
+        lanes = np.zeros(8, values.dtype)
+        for row in block:
+            lanes = lanes + row
+        a, b, c, d = lanes[:4] + lanes[4:]
+        total += float((a + c) + (b + d))
+    return total
+
+
+def random_ballots(
+    voters: int, layout: Layout, rng: np.random.Generator, asleep: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ballots, and their votes as -1, 0, +1 and activity, [voter, block, coordinate]."""
+    shape = (voters, layout.shard_blocks, 64)
+    active = rng.random(shape[:2]) >= asleep
+    negative = (rng.random(shape) < 0.5) & active[..., None]
+    there = active[..., None] & (rng.random(shape) < (0.6 if layout.nonzero else 2.0))
+    ballots = np.zeros((voters, layout.message), np.uint8)
+
+    def plane(bits: np.ndarray) -> np.ndarray:
+        return np.packbits(bits.reshape(voters, -1), axis=1, bitorder="little")
+
+    size = 8 * layout.shard_blocks
+    ballots[:, 48 : 48 + size] = plane(negative & there)
+    bitmap = plane(active)
+    ballots[:, layout.active :][:, : bitmap.shape[1]] = bitmap
+    if layout.nonzero:
+        ballots[:, layout.second : layout.second + size] = plane(there)
+    return ballots, np.where(there, np.where(negative, -1, 1), 0), active

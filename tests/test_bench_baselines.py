@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.1")
 pytest.importorskip("horovod")
 
-from benchmarks import allreduce_torch, contests_torch
-from benchmarks.baselines import BASELINES
-from benchmarks.baselines.base import Baseline
-from benchmarks.checks_torch import adasum_weights, right_votes
-from benchmarks.methods import METHODS
+from benchmarks.methods.baselines import BASELINES
+from benchmarks.methods.baselines.base import Baseline
+from benchmarks.methods.catalogue import METHODS
+from benchmarks.ranks.pytorch import allreduce, contests
+from benchmarks.ranks.pytorch.checks import adasum_weights, right_votes
 
 
 class Bucket:
@@ -156,7 +156,7 @@ def test_what_adasum_makes_of_vectors() -> None:
 
 def test_a_model_hands_out_the_gradients_it_was_given() -> None:
     flat = torch.arange(10.0)
-    model = contests_torch.Given(flat, [(2, 3), (4,)])
+    model = contests.Given(flat, [(2, 3), (4,)])
     model().backward()
     first, second = (parameter.grad for parameter in model.parameters())
     assert first.tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -167,9 +167,9 @@ def test_hooks_take_turns_only_where_memory_allows() -> None:
     chosen = [METHODS[name] for name in ("fp32", "ddp", "vote", "qsgd")]
     fp32, ddp, vote, qsgd = chosen
     # Two hooks with buckets and a residual each: 4 x 64 MiB fill 256 MiB.
-    assert allreduce_torch.together(chosen, 64 << 20) == [chosen]
-    assert allreduce_torch.together(chosen, 65 << 20) == [[fp32, vote], [ddp], [qsgd]]
-    assert allreduce_torch.together([ddp], 1 << 30) == [[ddp]]
+    assert allreduce.together(chosen, 64 << 20) == [chosen]
+    assert allreduce.together(chosen, 65 << 20) == [[fp32, vote], [ddp], [qsgd]]
+    assert allreduce.together([ddp], 1 << 30) == [[ddp]]
 
 
 def test_hooks_on_real_ranks(program) -> None:

@@ -11,9 +11,10 @@ import bench_results as literal
 import launch as test_launch
 import pytest
 
-from benchmarks import check, results
-from benchmarks.launch import netns
-from benchmarks.results import ResultError
+from benchmarks import check
+from benchmarks.emulation.launch import netns
+from benchmarks.reporting import results
+from benchmarks.reporting.results import ResultError
 
 CALLS = {"fp32": [0.001, 0.008], "fp16": [0.003, 0.004], "vote": [0.002, 0.001]}
 

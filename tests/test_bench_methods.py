@@ -11,10 +11,13 @@ import pytest
 pytest.importorskip("psutil")
 pytest.importorskip("rich")
 
-from benchmarks import frameworks, launch, memory, methods, payloads, shapes
+from benchmarks.emulation import launch
 from benchmarks.errors import BenchError
-from benchmarks.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
-from benchmarks.methods import METHODS, MethodError, Place, by_environment, resolve
+from benchmarks.methods import catalogue, payloads
+from benchmarks.methods.catalogue import METHODS, MethodError, Place, by_environment, resolve
+from benchmarks.ranks import memory
+from benchmarks.training import frameworks, shapes
+from benchmarks.training.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
 
 VOTES = [
     *("vote", "vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
@@ -24,7 +27,7 @@ VOTES = [
 
 @pytest.fixture(autouse=True)
 def no_gpus(monkeypatch):
-    monkeypatch.setattr(methods.Path, "glob", lambda self, pattern: iter(()))
+    monkeypatch.setattr(catalogue.Path, "glob", lambda self, pattern: iter(()))
 
 
 def place(benchmark: str, workers: int = 4, framework: str = "torch", runtime: str = HOROVOD):
@@ -98,7 +101,7 @@ def test_without_horovod_fp32_goes_over_mpi_and_says_so() -> None:
 
 def test_a_framework_that_is_not_installed_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(frameworks, "installed", lambda name: name == "torch")
-    monkeypatch.setattr(methods, "installed", lambda name: name == "torch")
+    monkeypatch.setattr(catalogue, "installed", lambda name: name == "torch")
     with pytest.raises(BenchError, match=r"^this needs TensorFlow, which is not installed for "):
         framework_of("tensorflow")
     with pytest.raises(MethodError, match="'vote-tensorflow' needs TensorFlow, which is not inst"):

@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.1")
 pytest.importorskip("transformers")
 
-from benchmarks import models_torch as models
-from benchmarks import samples_torch, tasks
 from benchmarks.data import IMAGES, TOKENS, Split
-from benchmarks.models_torch import ModelError
+from benchmarks.ranks.pytorch import models, samples
+from benchmarks.ranks.pytorch.models import ModelError
+from benchmarks.training import tasks
 
 TINY_RESNET = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16]}
 TINY = {
@@ -40,8 +40,8 @@ def batch(kind: str, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
     else:
         split = Split(*rng.integers(1, 256, (2, 4, 8), np.uint8))
         config = {**BYTES, "masked": masked}
-    samples = samples_torch.Samples(split, config, torch.device("cpu"))
-    return samples.batch(np.arange(4))
+    drawn = samples.Samples(split, config, torch.device("cpu"))
+    return drawn.batch(np.arange(4))
 
 
 def test_every_task_has_a_model() -> None:
@@ -63,7 +63,7 @@ def test_a_model_answers_and_learns(name: str) -> None:
     losses = []
     for _ in range(6):
         optimizer.zero_grad()
-        loss = samples_torch.loss_of(model(inputs), labels)
+        loss = samples.loss_of(model(inputs), labels)
         loss.backward()
         assert all(p.grad is not None for p in model.parameters())
         optimizer.step()
@@ -126,8 +126,8 @@ def test_a_model_of_torchvision() -> None:
 def test_pixels_are_shifted_and_scaled_channel_by_channel() -> None:
     images = np.array([[[[100]], [[50]]], [[[0]], [[255]]]], np.uint8)  # two, of two channels
     config = {**PIXELS, "pixel_scale": ([100.0, 50.0], [50.0, 205.0])}
-    samples = samples_torch.Samples(Split(images, np.array([7, 3])), config, torch.device("cpu"))
-    pixels, labels = samples.batch(np.array([1, 0]))
+    drawn = samples.Samples(Split(images, np.array([7, 3])), config, torch.device("cpu"))
+    pixels, labels = drawn.batch(np.array([1, 0]))
     assert pixels.flatten().tolist() == [-2.0, 1.0, 0.0, 0.0]
     assert labels.tolist() == [3, 7]
 
@@ -135,16 +135,16 @@ def test_pixels_are_shifted_and_scaled_channel_by_channel() -> None:
 def test_hidden_tokens_are_asked_for_and_no_others() -> None:
     tokens = np.full((50, 40), 65, np.uint8)
     config = {**BYTES, "masked": True}
-    samples = samples_torch.Samples(Split(tokens, tokens), config, torch.device("cpu"))
-    inputs, labels = samples.batch(np.arange(50))
+    drawn = samples.Samples(Split(tokens, tokens), config, torch.device("cpu"))
+    inputs, labels = drawn.batch(np.arange(50))
     hidden = inputs == 0
     assert 0.1 < hidden.double().mean() < 0.2  # 15 %, of 2000
     assert (labels[hidden] == 65).all()
     assert (labels[~hidden] == -100).all()
-    assert (samples.batch(np.arange(50))[0] == inputs).all()
+    assert (drawn.batch(np.arange(50))[0] == inputs).all()
     # Of what is asked for, half is right: what is not asked for counts on neither side.
     logits = torch.zeros(50, 40, 256)
     logits[:25, :, 65] = 1
-    right, asked = samples_torch.right_of(logits, labels).tolist()
+    right, asked = samples.right_of(logits, labels).tolist()
     assert asked == int(hidden.sum())
     assert right == int(hidden[:25].sum())

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import allreduce_table, overlap, results, training_table, words
-from benchmarks.results import ResultError
+from benchmarks import overlap
+from benchmarks.reporting import allreduce_table, results, training_table, words
+from benchmarks.reporting.results import ResultError
 
 
 def epoch(seconds: float, wait: float, payload: float, wire: float, accuracy: float) -> dict:

@@ -10,8 +10,9 @@ from pathlib import Path
 import bench_results as literal
 import pytest
 
-from benchmarks import findings, glossary, page, report, results
-from benchmarks.results import ResultError
+from benchmarks import report
+from benchmarks.reporting import findings, glossary, page, results
+from benchmarks.reporting.results import ResultError
 
 CALLS = literal.allreduce({"fp32": [0.001, 0.008], "fp16": [0.003, 0.004], "vote": [0.002, 0.001]})
 TRAINING = literal.training(

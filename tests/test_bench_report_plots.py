@@ -8,9 +8,9 @@ import bench_results as literal
 import pytest
 from matplotlib.axes import Axes
 
-from benchmarks import plots
-from benchmarks.plots import training
-from benchmarks.plots.style import Plot, look
+from benchmarks.reporting import plots
+from benchmarks.reporting.plots import training
+from benchmarks.reporting.plots.style import Plot, look
 
 TRAINING = literal.training(
     literal.trained("fp32", (6.0, 3.0, 0.5), (4.0, 2.0, 0.75)),
@@ -164,7 +164,7 @@ def test_pictures_have_a_readable_size(tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_look_of_its_own() -> None:
-    from benchmarks.methods import METHODS
+    from benchmarks.methods.catalogue import METHODS
 
     looks = [look(name) for name in METHODS]
     assert len(set(looks)) == len(looks)

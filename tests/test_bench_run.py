@@ -15,9 +15,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from benchmarks import allreduce, methods, results, train
-from benchmarks import launch as bench_launch
-from benchmarks.launch import LaunchError
+from benchmarks import allreduce, train
+from benchmarks.emulation import launch as bench_launch
+from benchmarks.emulation.launch import LaunchError
+from benchmarks.methods import catalogue
+from benchmarks.reporting import results
 
 REPO = Path(__file__).resolve().parent.parent
 TINY = ("--network", "loopback", "--workers", "2")
@@ -289,7 +291,7 @@ def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
         *("--network", "auto", "--rate", "none"),
     )
     result = results.load(folder)
-    chosen = methods.resolve("all", methods.place("allreduce", 2))
+    chosen = catalogue.resolve("all", catalogue.place("allreduce", 2))
     measured = {row["method"]: row for row in result["measured"]}
     assert list(measured) == [method.name for method in chosen]
     lossy = {"powersgd-1", "powersgd-2", "powersgd-4", "qsgd", "topk", "onebit-average"}

@@ -17,8 +17,11 @@ pytest.importorskip("sklearn")
 
 from tensorflow import keras
 
-from benchmarks import frameworks, models_tensorflow, report, results, tasks, train
-from benchmarks.models_tensorflow import ModelError, build, check
+from benchmarks import report, train
+from benchmarks.ranks.tf import models
+from benchmarks.ranks.tf.models import ModelError, build, check
+from benchmarks.reporting import results
+from benchmarks.training import frameworks, tasks
 
 DIGITS = ("--data", "digits", "--limit", "192", "--batch", "16", "--epochs", "2")
 TRAINING = ("--framework", "tensorflow", *DIGITS, "--num-batches-per-iter", "3")
@@ -51,7 +54,7 @@ def test_models_have_the_weights_that_they_should(name, shape, classes, weights)
 
 def test_every_model_of_the_framework_has_a_task() -> None:
     known = frameworks.FRAMEWORKS["tensorflow"].models
-    assert set(models_tensorflow.MODELS) == set(known) <= set(tasks.TASKS)
+    assert set(models.MODELS) == set(known) <= set(tasks.TASKS)
 
 
 def test_a_model_answers_and_learns() -> None:
@@ -122,11 +125,12 @@ class Hidden:  # as a bare folder of the name is found, and cannot be used
 
 
 sys.meta_path.insert(0, Hidden())
-from benchmarks import train, training_plan
+from benchmarks import train
+from benchmarks.training import frameworks, plan
 
-__import__(f"benchmarks.train_{framework}")
+__import__(frameworks.FRAMEWORKS[framework].program)
 line = ["--framework", framework, "--network", "loopback", "--data", "digits"]
-print(training_plan.make_plan(train.parse(line)).setup["model_text"])
+print(plan.make_plan(train.parse(line)).setup["model_text"])
 print(train.main([*line, "--framework", absent, "--out", folder]))
 """
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cluster, netns
-from benchmarks.cluster import EmulatedCluster, bits_per_second
+from benchmarks.emulation import hosts, netns
+from benchmarks.emulation.hosts import EmulatedCluster, bits_per_second
 
 REPO = Path(__file__).resolve().parent.parent
 reason = netns.why_unavailable()
 needs_rights = pytest.mark.skipif(reason is not None, reason=reason or "")
 needs_mpirun = pytest.mark.skipif(
-    cluster.why_no_mpirun() is not None, reason=cluster.why_no_mpirun() or ""
+    hosts.why_no_mpirun() is not None, reason=hosts.why_no_mpirun() or ""
 )
 
 
@@ -92,12 +92,12 @@ def test_another_mpi_is_refused_by_its_name(monkeypatch, tmp_path):
     mpirun.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.11'\n")
     mpirun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert cluster.why_no_mpirun() == (
+    assert hosts.why_no_mpirun() == (
         "the emulated cluster needs mpirun of Open MPI 4: the one on PATH says "
         "'mpirun (Open MPI) 5.0.11'"
     )
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "none is on PATH" in (cluster.why_no_mpirun() or "")
+    assert "none is on PATH" in (hosts.why_no_mpirun() or "")
 
 
 def test_owners_that_are_gone_are_told_from_the_living():
@@ -145,11 +145,11 @@ def test_hosts_are_removed_after_an_exception():
 
 @needs_rights
 def test_hosts_are_removed_when_making_them_fails(monkeypatch):
-    monkeypatch.setattr(cluster, "BURST", ("nonsense",))
-    hosts = EmulatedCluster(2)
+    monkeypatch.setattr(hosts, "BURST", ("nonsense",))
+    emulated = EmulatedCluster(2)
     with pytest.raises(netns.ClusterError, match=r"tc .* failed"):
-        hosts.__enter__()
-    assert hosts.owner not in netns.existing()
+        emulated.__enter__()
+    assert emulated.owner not in netns.existing()
 
 
 @needs_rights
@@ -231,7 +231,7 @@ def test_what_a_killed_run_left_is_reclaimed():
     with EmulatedCluster(1) as living:
         assert names_of(run.pid) == []
         assert not folders[0].exists()
-        assert netns.existing()[living.owner][0] not in cluster.reclaim()
+        assert netns.existing()[living.owner][0] not in hosts.reclaim()
         assert len(netns.existing()[living.owner]) == 2
 
 
@@ -240,18 +240,18 @@ def test_what_a_killed_run_left_is_reclaimed():
 def test_hosts_that_stay_serve_many_runs(monkeypatch):
     monkeypatch.setattr(netns, "UP", f"up{os.getpid()}")
     monkeypatch.setattr(netns, "orphaned", lambda owner: False)
-    assert cluster.main(["up", "--hosts", "2", "--no-check"]) == 0
+    assert hosts.main(["up", "--hosts", "2", "--no-check"]) == 0
     try:
-        assert cluster.main(["up"]) == 2
-        assert cluster.main(["run", "--", "true"]) == 0
-        assert cluster.main(["run", "--", "false"]) == 1
+        assert hosts.main(["up"]) == 2
+        assert hosts.main(["run", "--", "true"]) == 0
+        assert hosts.main(["run", "--", "false"]) == 1
         assert len(netns.existing()[netns.UP]) == 3
     finally:
-        assert cluster.main(["down"]) == 0
+        assert hosts.main(["down"]) == 0
     assert netns.UP not in netns.existing()
-    assert cluster.main(["down"]) == 0
+    assert hosts.main(["down"]) == 0
 
 
 def test_a_program_is_asked_for(capsys):
-    assert cluster.main(["run"]) == 2
+    assert hosts.main(["run"]) == 2
     assert capsys.readouterr().err == "cluster: run: expected a program after --\n"

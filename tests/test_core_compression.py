@@ -7,6 +7,8 @@ import pytest
 
 import hvd_sign
 
+pytestmark = pytest.mark.quick
+
 DTYPES = ("float16", "float32", "float64")
 SHAPES = ((0,), (), (1,), (7,), (8,), (9,), (64,), (3, 5, 7), (1000,))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvd_sign.counting import Counts
+from hvd_sign.runtime.counting import Counts
 
 
 def test_names_that_are_kept_are_counted() -> None:

@@ -11,31 +11,44 @@ from dataclasses import replace
 import launch
 import pytest
 
-from hvd_sign import link
-from hvd_sign.buckets import check_bucket_bytes
 from hvd_sign.cli import main
-from hvd_sign.options import VoteOptions
-from hvd_sign.planning import cheapest, planned_bucket_bytes, planned_chunk_blocks
-from hvd_sign.transports import LocalTransport
+from hvd_sign.core.buckets import check_bucket_bytes
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.exchanges import get_exchange
+from hvd_sign.exchanges.base import Load
+from hvd_sign.exchanges.planning import (
+    cheapest,
+    dense_parts,
+    planned_bucket_bytes,
+    planned_segment_blocks,
+)
+from hvd_sign.transports import LocalTransport, link
 from hvd_sign.transports.nodes import Nodes
 
 MODEL = link.LinkModel(latency=1e-3, bandwidth=1e6, pack=1e9, tally=1e12, apply=1e9)
+
+
+def seconds(model, exchange, coordinates, voters, *, planes=1, nodes=(), local="vote"):
+    load = Load(coordinates, voters, planes, tuple(nodes), local)
+    if exchange == "dense":
+        return sum(dense_parts(model, load))
+    return sum(get_exchange(exchange).parts(model, load))
 
 
 def test_the_formula_on_round_numbers():
     # 8 million coordinates: a ballot of 1 MB and 1/64; M = 4.
     wire = 1e6 * (1 + 1 / 64) / 1e6
     both = 2 * 8e6 / 1e9
-    sharded = MODEL.seconds("sharded", 8_000_000, 4)
+    sharded = seconds(MODEL, "sharded", 8_000_000, 4)
     assert sharded == pytest.approx(6e-3 + 2 * 3 / 4 * wire + both, rel=1e-4)
-    gathered = MODEL.seconds("allgather", 8_000_000, 4)
+    gathered = seconds(MODEL, "allgather", 8_000_000, 4)
     assert gathered == pytest.approx(3e-3 + 3 * wire + both, rel=1e-4)
-    exact = MODEL.seconds("sharded", 8_000_000, 4, planes=2)
+    exact = seconds(MODEL, "sharded", 8_000_000, 4, planes=2)
     assert exact == pytest.approx(6e-3 + 1.5 * (2 + 1 / 64) + both, rel=1e-4)
-    dense = MODEL.seconds("dense", 8_000_000, 4)
+    dense = seconds(MODEL, "dense", 8_000_000, 4)
     assert dense == pytest.approx(6e-3 + 1.5 * 32e6 / 1e6 + both, rel=1e-4)
-    with pytest.raises(ValueError, match="the cost model knows no 'pigeon'"):
-        MODEL.seconds("pigeon", 1, 2)
+    with pytest.raises(ValueError, match=r"exchange: expected one of .*, got 'pigeon'"):
+        seconds(MODEL, "pigeon", 1, 2)
 
 
 def test_the_formula_of_nodes():
@@ -47,16 +60,16 @@ def test_the_formula_of_nodes():
     both = 2 * 8e6 / 1e9
     fixed = 4 * 1e-6 + 2 * 1e-4 + ballot / 2e6 + both
     options = {"nodes": [3, 1]}
-    vote = measured.seconds("hierarchical", 8_000_000, 4, **options)
+    vote = seconds(measured, "hierarchical", 8_000_000, 4, **options)
     assert vote == pytest.approx(fixed + 2 * 2 * ballot / 1e7, rel=1e-4)
-    mean = measured.seconds("hierarchical", 8_000_000, 4, local="mean", **options)
+    mean = seconds(measured, "hierarchical", 8_000_000, 4, local="mean", **options)
     assert mean == pytest.approx(fixed + 2 * (32e6 + ballot) / 1e7 + 2 * 8e6 / 1e9, rel=1e-4)
     # Where nothing was measured inside nodes or between them, the only constants serve.
-    plain = MODEL.seconds("hierarchical", 8_000_000, 4, **options)
+    plain = seconds(MODEL, "hierarchical", 8_000_000, 4, **options)
     assert plain == pytest.approx(6e-3 + (1 + 4) * ballot / 1e6 + both, rel=1e-4)
     # Lone ranks shard as ever.
-    alone = MODEL.seconds("hierarchical", 8_000_000, 4, nodes=[1, 1, 1, 1])
-    assert alone == pytest.approx(MODEL.seconds("sharded", 8_000_000, 4))
+    alone = seconds(MODEL, "hierarchical", 8_000_000, 4, nodes=[1, 1, 1, 1])
+    assert alone == pytest.approx(seconds(MODEL, "sharded", 8_000_000, 4))
 
 
 @pytest.mark.parametrize(
@@ -124,25 +137,25 @@ def test_planned_buckets():
     assert planned_bucket_bytes([8_000_000], options, slow) == 32_000_000
 
 
-def test_planned_chunks():
+def test_planned_segments():
     options = VoteOptions(exchange="sharded")
     transport = together("abcd")
-    # 16 ms of kernels hide behind 1.5 s of wire but for the n-th part; a chunk costs 6.02 ms.
+    # 16 ms of kernels hide behind 1.5 s of wire but for the n-th part; a segment costs 6.02 ms.
     best = math.sqrt(0.016 / 6.02e-3)
-    chunk = planned_chunk_blocks(125_000, 1_000_000, options, transport)
-    assert chunk == pytest.approx(125_000 / best, rel=1e-3)
-    assert planned_chunk_blocks(125_000, 25_000, options, transport) == 25_000
+    segment = planned_segment_blocks(125_000, 1_000_000, options, transport)
+    assert segment == pytest.approx(125_000 / best, rel=1e-3)
+    assert planned_segment_blocks(125_000, 25_000, options, transport) == 25_000
     quick = together("abcd", replace(MODEL, latency=1e-6))
     best = math.sqrt(0.016 / 26e-6)
-    assert planned_chunk_blocks(125_000, 25_000, options, quick) == pytest.approx(
+    assert planned_segment_blocks(125_000, 25_000, options, quick) == pytest.approx(
         125_000 / best, rel=1e-2
     )
-    # 0.1 ms for each further chunk of the pipeline, if that was measured.
-    known = together("abcd", replace(MODEL, chunk=1e-4))
-    chunk = planned_chunk_blocks(125_000, 1_000_000, options, known)
-    assert chunk == pytest.approx(125_000 / math.sqrt(0.016 / 1e-4), rel=1e-2)
+    # 0.1 ms for each further segment of the pipeline, if that was measured.
+    known = together("abcd", replace(MODEL, segment=1e-4))
+    segment = planned_segment_blocks(125_000, 1_000_000, options, known)
+    assert segment == pytest.approx(125_000 / math.sqrt(0.016 / 1e-4), rel=1e-2)
     transport.link = None
-    assert planned_chunk_blocks(125_000, 25_000, options, transport) == 25_000
+    assert planned_segment_blocks(125_000, 25_000, options, transport) == 25_000
 
 
 @pytest.mark.parametrize("value", [0, -1, "large", None, True, float("nan")])
@@ -196,7 +209,7 @@ def test_bench_link_and_auto(program, tmp_path):
     assert model.bandwidth > 1e6
     assert model.local_latency is model.node_latency is None
     if importlib.util.find_spec("hvd_sign._engine") is not None:
-        assert 0 < model.chunk < 1
+        assert 0 < model.segment < 1
         assert 0 < model.vote < 1
         assert "us for each further one" in outcome.output
     assert outcome.output.count("a rank is done") == 2

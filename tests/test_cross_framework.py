@@ -10,6 +10,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("ranks", [2, 3] if launch.has("horovod") else [2, 4])
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(2, marks=pytest.mark.quick), 3 if launch.has("horovod") else 4]
+)
 def test_one_meaning(inner, ranks):
     inner(ranks, "ranks_cross_framework.py", limit=400)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
 engine = pytest.importorskip("hvd_sign._engine", reason="built without the native engine")
+
+pytestmark = pytest.mark.quick
 
 TENSORS = [(0, 130, 0), (3, 64, 1)]  # blocks 0 to 2, and block 3
 MESSAGES = np.zeros(2 * kernels.Geometry(4, 1).total_bytes, np.uint8)
@@ -22,14 +24,15 @@ def plan(**changes: Any) -> Any:
         "tensors": TENSORS,
         "blocks": 4,
         "ties": 0,
-        "sharded": True,
+        "owners": [[0], [1]],
         "scaled": False,
         "rank": 0,
         "voters": 2,
         "stream": 0,
         "bucket": 0,
-        "chunk_blocks": 64,
-        "slots": 6,
+        "segment_blocks": 64,
+        "depth": 6,
+        "counted": False,
         "ballots": BALLOTS,
         "verdicts": VERDICTS,
     }
@@ -66,12 +69,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"voters": 2**64 - 1}, "plan: voters: expected at most 2147483647, got 18446744073709551615"),
     ({"rank": 2}, "plan: rank: expected less than the 2 voters, got 2"),
     ({"rank": 2**64 - 1}, "plan: rank: expected less than the 2 voters, got 18446744073709551615"),
-    ({"chunk_blocks": 0}, "plan: chunk_blocks: expected 1 or more, got 0"),
-    ({"slots": 0}, "plan: slots: expected 1 or more, got 0"),
+    ({"owners": []}, "plan: owners: expected 1 or more, got 0"),
     (
-        {"tensors": [(0, 2**40, 0)], "blocks": 2**34, "chunk_blocks": 2**34},
-        "plan: chunk_blocks: expected messages of at most 2147483647 bytes, got 17179869184, whose "
-        "have 69793218608",
+        {"owners": [[0], []]},
+        "plan: owners: expected for each shard some of the 2 voters, ascending, got none",
+    ),
+    (
+        {"owners": [[0], [1, 1]]},
+        "plan: owners: expected for each shard some of the 2 voters, ascending, got 1, 1",
+    ),
+    (
+        {"owners": [[2]]},
+        "plan: owners: expected for each shard some of the 2 voters, ascending, got 2",
+    ),
+    ({"segment_blocks": 0}, "plan: segment_blocks: expected 1 or more, got 0"),
+    ({"depth": 0}, "plan: depth: expected 1 or more, got 0"),
+    (
+        {"tensors": [(0, 2**40, 0)], "blocks": 2**34, "segment_blocks": 2**34},
+        "plan: segment_blocks: expected messages of at most 2147483647 bytes, got 17179869184, "
+        "whose have 69793218608",
+    ),
+    (
+        {"voters": 2**27, "owners": [[0]], "counted": True},
+        "plan: segment_blocks: expected messages of at most 2147483647 bytes, got 64, whose have "
+        "2147483736",
     ),
     ({"ballots": MESSAGES}, "plan: ballots: expected 88 items, got 176"),
     ({"verdicts": VERDICTS[1:]}, "plan: verdicts: expected 88 items, got 87"),
@@ -88,21 +109,22 @@ def test_plans(changes: dict[str, Any], sentence: str) -> None:
         plan(**changes)
 
 
-@pytest.mark.parametrize("name", ["blocks", "rank", "voters", "chunk_blocks", "slots"])
+@pytest.mark.parametrize("name", ["blocks", "rank", "voters", "segment_blocks", "depth"])
 def test_negative_sizes(name: str) -> None:
     with pytest.raises(TypeError):
         plan(**{name: -1})
 
 
 def test_plans_that_fit() -> None:
-    assert plan().chunks == 2  # a tensor's blocks begin at a multiple of 64 in a chunk
-    assert plan(scaled=True).chunks == 3
-    assert plan(chunk_blocks=2**63, slots=2**63, rank=1).chunks == 1
-    assert plan(sharded=False, chunk_blocks=1).chunks == 2
+    assert plan().segments == 2  # a tensor's blocks begin at a multiple of 64 in a segment
+    assert plan(scaled=True).segments == 3
+    assert plan(counted=True).segments == 2
+    assert plan(segment_blocks=2**63, depth=2**63, rank=1).segments == 1
+    assert plan(owners=[[0, 1]], segment_blocks=1).segments == 2
     empty = np.zeros(2 * kernels.Geometry(0, 1).total_bytes, np.uint8)
     ballots, verdicts = np.split(empty, 2)
-    assert plan(tensors=[(0, 0, 0)], blocks=0, ballots=ballots, verdicts=verdicts).chunks == 1
-    assert plan(tensors=[], blocks=0, ballots=ballots, verdicts=verdicts).chunks == 1
+    assert plan(tensors=[(0, 0, 0)], blocks=0, ballots=ballots, verdicts=verdicts).segments == 1
+    assert plan(tensors=[], blocks=0, ballots=ballots, verdicts=verdicts).segments == 1
 
 
 def test_no_communicator() -> None:

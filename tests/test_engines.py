@@ -1,4 +1,4 @@
-"""The native engine and the mpi4py path: the same verdicts, bit for bit, whatever the chunks."""
+"""The native engine and the mpi4py path: the same verdicts, bit for bit, whatever the segments."""
 
 import importlib.util
 import re
@@ -8,8 +8,8 @@ import pytest
 
 RUNS = {
     "python": ("python", 25_000, "1", "exchanged"),
-    "small chunks": ("native", 192, "1", "exchanged"),
-    "one chunk": ("native", 10**6, "1", "posted"),
+    "small segments": ("native", 192, "1", "exchanged"),
+    "one segment": ("native", 10**6, "1", "inline"),
     "three threads": ("native", 10**6, "3", "exchanged"),
 }
 
@@ -17,14 +17,14 @@ RUNS = {
 @pytest.mark.skipif(
     importlib.util.find_spec("hvd_sign._engine") is None, reason="built without the native engine"
 )
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_engines_and_chunks_give_equal_verdicts(program, ranks):
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.quick), 3, 4])
+def test_engines_and_segments_give_equal_verdicts(program, ranks):
     digests = set()
-    for engine, chunk, threads, small in RUNS.values():
+    for engine, segment, threads, small in RUNS.values():
         outcome = program(
             "engine_digest",
             launch.mpirun(ranks),
-            str(chunk),
+            str(segment),
             small,
             extra={"HVD_SIGN_ENGINE": engine, "HVD_SIGN_THREADS": threads},
         )
@@ -39,6 +39,7 @@ def test_core_without_the_native_engine(inner):
     inner(3, "ranks_core_*.py", extra={"HVD_SIGN_ENGINE": "python"})
 
 
+@pytest.mark.quick
 def test_torch_votes_with_three_threads(inner):
     inner(2, "ranks_torch_mixed.py", extra={"HVD_SIGN_THREADS": "3"})
 
@@ -47,7 +48,7 @@ def test_torch_votes_with_three_threads(inner):
 def test_a_wrong_number_of_threads_is_refused(program, threads):
     with pytest.raises(pytest.fail.Exception, match="HVD_SIGN_THREADS: expected 1 or more"):
         program(
-            "engine_digest", launch.mpirun(2), "64", "posted", extra={"HVD_SIGN_THREADS": threads}
+            "engine_digest", launch.mpirun(2), "64", "inline", extra={"HVD_SIGN_THREADS": threads}
         )
 
 
@@ -57,7 +58,7 @@ def test_an_unknown_engine_is_refused(program):
             "engine_digest",
             launch.mpirun(2),
             "64",
-            "posted",
+            "inline",
             extra={"HVD_SIGN_ENGINE": "warp"},
             limit=60,
         )

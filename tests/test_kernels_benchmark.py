@@ -26,6 +26,9 @@ def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows.values())
     assert rows["numpy.copyto"]["bytes"] == 2 * 4 * 10000
     assert [t["of"] for t in rows["pack float32"]["targets"]] == ["read", bench.PACKBITS]
+    assert [t["of"] for t in rows["momentum + pack float32"]["targets"]] == [bench.LIMIT]
+    assert rows["momentum + pack float16"]["bytes"] == 10 * 10000
+    assert {"tally M = 3, weighted", "tally M = 3, and counted"} <= rows.keys()
     assert not rows["tally M = 1, ties zero"]["targets"]
     assert rows["tally M = 3, ties zero"]["bytes"] >= bench.BALLOT_BYTES - 16 * 3
 

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from kernel_reference import COIN, ZERO, Layout
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
+
+pytestmark = pytest.mark.quick
 
 LAYOUT = Layout(4, 2)
 GEOMETRY = LAYOUT.geometry()

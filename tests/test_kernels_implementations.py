@@ -17,12 +17,13 @@ from kernel_reference import (
     Block,
     Layout,
     as_signal,
+    canonical_sum,
     implementation,  # noqa: F401
     pack,
     patterns,
 )
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
 FAST = [name for name in kernels.implementations() if name != "scalar"]
 OFFSETS = range(17)  # every place in a vector of 32 bytes and one more, for each type
@@ -76,24 +77,6 @@ def test_pack_against_the_reference(dtype: str, ties: int) -> None:
             for g, block in enumerate(blocks):
                 expected = block if ties == ZERO else block._replace(nonzero=0)
                 assert layout.read(buffer, g) == expected, (count, zeros, g)
-
-
-def canonical_sum(raw: np.ndarray, dtype: str) -> float:
-    """The documented order of additions, in numpy."""
-    if dtype == "bfloat16":
-        values = (raw.astype(np.uint32) << 16).view(np.float32)
-    else:
-        values = raw.view(dtype).astype(np.float64 if dtype == "float64" else np.float32)
-    blocks = np.zeros((-(-raw.size // 64), 8, 8), values.dtype)
-    blocks.reshape(-1)[: raw.size] = np.abs(values)
-    total = 0.0
-    for block in blocks:
-        lanes = np.zeros(8, values.dtype)
-        for row in block:
-            lanes = lanes + row
-        a, b, c, d = lanes[:4] + lanes[4:]
-        total += float((a + c) + (b + d))
-    return total
 
 
 @pytest.mark.usefixtures("implementation")

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from kernel_reference import COIN, MASK, ZERO, Layout, mix
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
+
+pytestmark = pytest.mark.quick
 
 LABELS: dict[str, Any] = {
     "kind": 1,
     "ties": 2,
     "stream": 7,
     "bucket": 8,
-    "chunk": 9,
+    "segment": 9,
     "step": 1 << 40,
 }
 
@@ -61,7 +63,7 @@ def test_header_bytes() -> None:
         ties=ZERO,
         stream=0x11223344,
         bucket=0x55667788,
-        chunk=3,
+        segment=3,
         counter=4,
         step=0x0102030405060708,
         sender=6,
@@ -134,7 +136,7 @@ def test_check_reads_flags_and_counters() -> None:
         ("ties", 0, "ties of the message from rank 0: expected positive, got coin"),
         ("stream", 70, "stream of the message from rank 0: expected 7, got 70"),
         ("bucket", 80, "bucket of the message from rank 0: expected 8, got 80"),
-        ("chunk", 90, "chunk of the message from rank 0: expected 9, got 90"),
+        ("segment", 90, "segment of the message from rank 0: expected 9, got 90"),
         ("step", 1, "step of the message from rank 0: expected 1099511627776, got 1"),
         ("sender", 2, "sender of the message from rank 0: expected 0, got 2"),
     ],

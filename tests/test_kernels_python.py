@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from kernel_reference import COIN, POSITIVE, Layout
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
 LAYOUT = Layout(4, 2)
 GEOMETRY = LAYOUT.geometry()
@@ -89,10 +89,14 @@ def test_the_gil_is_released() -> None:
     geometry, buffer, other = layout.geometry(), layout.buffer(), layout.buffer()
     ballots = np.tile(buffer, 9)
     one = np.zeros(1, np.int64)
+    half = (0.5, 0.5, 0.5, 0.5)
     before = kernels.implementation()
     kernels.set_implementation("scalar")  # the slowest; each call is one, without Python within
     calls: list[Callable[[], Any]] = [
         lambda: kernels.pack(x, buffer, geometry, 0, ties=COIN, key=0, parity=0, ordinal=0),
+        lambda: kernels.pack_linear(
+            None, x, x, buffer, geometry, 0, linear=half, ties=COIN, key=0, parity=0, ordinal=0
+        ),
         lambda: kernels.write_verdict(x, buffer, geometry, 0),
         lambda: kernels.apply_verdict(x, buffer, geometry, 0, lr=0.1),
         lambda: kernels.tally(
@@ -126,7 +130,7 @@ def in_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def test_environment_forces_an_implementation() -> None:
-    code = "from hvd_sign import kernels; print(kernels.implementation())"
+    code = "from hvd_sign.core import kernels; print(kernels.implementation())"
     for name in kernels.implementations():
         done = in_python(code, HVD_SIGN_KERNELS=name)
         assert done.stdout.split() == [name], done.stderr
@@ -144,12 +148,12 @@ def test_environment_forces_an_implementation() -> None:
 def test_a_stale_or_missing_build_is_told() -> None:
     stale = (
         "import sys, types; m = types.ModuleType('hvd_sign._kernels'); m.__version__ = '0.0.1';"
-        "m.__file__ = 'old.so'; sys.modules['hvd_sign._kernels'] = m; import hvd_sign.kernels"
+        "m.__file__ = 'old.so'; sys.modules['hvd_sign._kernels'] = m; import hvd_sign.core.kernels"
     )
     error = in_python(stale).stderr
     assert "the compiled kernels old.so are stale: expected version " in error
     assert "got 0.0.1: build them again with `pip install .`" in error
-    missing = "import sys; sys.modules['hvd_sign._kernels'] = None; import hvd_sign.kernels"
+    missing = "import sys; sys.modules['hvd_sign._kernels'] = None; import hvd_sign.core.kernels"
     error = in_python(missing).stderr
     assert "ImportError: hvd_sign: the compiled kernels cannot be loaded (" in error
     assert "build them with `pip install .`" in error

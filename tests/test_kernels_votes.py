@@ -19,12 +19,13 @@ from kernel_reference import (
     coin_word,
     decide,
     implementation,  # noqa: F401
+    random_ballots,
     word,
 )
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
-pytestmark = pytest.mark.usefixtures("implementation")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("implementation")]
 
 KEY = 0xDEADBEEF
 
@@ -122,28 +123,6 @@ def test_a_sign_without_its_nonzero_bit_does_not_count() -> None:
     verdict, seen = run_tally(ballots, layout, ZERO)
     assert layout.read(verdict, 0) == Block(0, True, 0b1100)
     assert seen == (2, 0)
-
-
-def random_ballots(
-    voters: int, layout: Layout, rng: np.random.Generator, asleep: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ballots, and their votes as -1, 0, +1 and activity, [voter, block, coordinate]."""
-    shape = (voters, layout.shard_blocks, 64)
-    active = rng.random(shape[:2]) >= asleep
-    negative = (rng.random(shape) < 0.5) & active[..., None]
-    there = active[..., None] & (rng.random(shape) < (0.6 if layout.nonzero else 2.0))
-    ballots = np.zeros((voters, layout.message), np.uint8)
-
-    def plane(bits: np.ndarray) -> np.ndarray:
-        return np.packbits(bits.reshape(voters, -1), axis=1, bitorder="little")
-
-    size = 8 * layout.shard_blocks
-    ballots[:, 48 : 48 + size] = plane(negative & there)
-    bitmap = plane(active)
-    ballots[:, layout.active :][:, : bitmap.shape[1]] = bitmap
-    if layout.nonzero:
-        ballots[:, layout.second : layout.second + size] = plane(there)
-    return ballots, np.where(there, np.where(negative, -1, 1), 0), active
 
 
 def check_against_sums(voters: int, blocks: int, ties: int, asleep: float, seed: int) -> None:

@@ -22,9 +22,9 @@ from kernel_reference import (
     mix,
 )
 
-from hvd_sign import kernels
+from hvd_sign.core import kernels
 
-pytestmark = pytest.mark.usefixtures("implementation")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("implementation")]
 
 F32 = np.float32
 

@@ -10,7 +10,7 @@ import sys
 import launch
 import pytest
 
-from hvd_sign.launch import LAUNCHERS, check_not_a_copy
+from hvd_sign.core.launch import LAUNCHERS, check_not_a_copy
 
 VARIABLES = {
     "SLURM_NTASKS",

@@ -8,6 +8,8 @@ import sys
 import launch
 import pytest
 
+pytestmark = pytest.mark.quick
+
 MODULES = {
     "torch": [
         "torch",

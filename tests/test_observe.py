@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import launch
 import pytest
 
-from hvd_sign import observe
+from hvd_sign.core import observe
 
 pytestmark = pytest.mark.skipif(
     not (launch.has("torch") and launch.has("horovod")), reason="needs PyTorch and Horovod"
@@ -55,7 +55,7 @@ def test_everything_is_watched(program, tmp_path, engine):
             assert line["votes"] == 3
             assert line["exchanges"] == ["sharded"] * 3
             # Buckets begin with the last parameter: 10 numbers, then 4688 blocks.
-            assert line["chunks"] == ([1, 5, 1] if native else [1, 1, 1])
+            assert line["segments"] == ([1, 5, 1] if native else [1, 1, 1])
             # Half of 300,010 signs twice, and little else.
             assert 37_500 < line["payload_bytes"] < 39_500
             assert line["wait_seconds"] > 0

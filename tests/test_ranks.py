@@ -5,7 +5,13 @@ from __future__ import annotations
 import launch
 import pytest
 
-COUNTS = (1, 2, 3, 4, 7)
+COUNTS = (
+    1,
+    2,
+    pytest.param(3, marks=pytest.mark.quick),
+    4,
+    pytest.param(7, marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("ranks", COUNTS)

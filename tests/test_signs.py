@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from kernel_reference import coin_key, coin_word
 
 import hvd_sign
-from hvd_sign import kernels, majority_vote, pack_signs, unpack_signs
+from hvd_sign import majority_vote, pack_signs, unpack_signs
+from hvd_sign.core import kernels
+
+pytestmark = pytest.mark.quick
 
 finite = {"allow_nan": False, "allow_infinity": False}
 

@@ -18,6 +18,7 @@ def settings(runtime: str) -> dict[str, str]:
     return {"HVD_SIGN_RUNTIME": runtime, "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runtime", "ranks"), RUNS)
 def test_tensorflow(inner, ranks, runtime):
     inner(ranks, "ranks_tf_*.py", limit=600, extra=settings(runtime))

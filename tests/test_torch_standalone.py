@@ -9,7 +9,7 @@ import sys
 import launch
 import pytest
 
-from hvd_sign.trace import merge
+from hvd_sign.core.trace import merge
 
 pytestmark = pytest.mark.skipif(not launch.has("torch"), reason="needs PyTorch")
 
@@ -28,6 +28,7 @@ sys.meta_path.insert(0, Hide())
 """
 
 
+@pytest.mark.slow
 def test_what_holds_with_horovod_holds_without(inner):
     inner(2, "ranks_torch_*.py", limit=400, extra=ALONE)
 
@@ -137,3 +138,9 @@ def test_an_insisted_on_horovod_that_is_not_there(tmp_path):
     )
     assert outcome.returncode
     assert "HVD_SIGN_RUNTIME=horovod, but Horovod is not installed" in outcome.output
+
+
+@pytest.mark.parametrize("engine", ["auto", "python"])
+def test_subnormals_are_numbers_whatever_the_calling_thread_takes_them_for(program, engine):
+    outcome = program("subnormals", launch.mpirun(2), extra=ALONE | {"HVD_SIGN_ENGINE": engine})
+    assert outcome.output.count("a rank is done") == 2

@@ -7,8 +7,8 @@ import json
 import launch
 import pytest
 
-from hvd_sign import trace
 from hvd_sign.cli import main
+from hvd_sign.core import trace
 
 OURS = """[
 {"pid": 3, "cat": "vote", "ph": "M", "name": "process_name", "args": {"name": "votes of rank 3", \

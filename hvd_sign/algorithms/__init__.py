@@ -1,28 +1,27 @@
 """Algorithms: which signal is voted on, and what they keep between steps. One file each."""
 
-from hvd_sign.algorithms.base import Algorithm
+from __future__ import annotations
+
+from hvd_sign.algorithms.base import IDENTITY, Algorithm, Linear, checked, stepped
 from hvd_sign.algorithms.sign import Sign
-from hvd_sign.options import choose
 
 ALGORITHMS: dict[str, type[Algorithm]] = {algorithm.name: algorithm for algorithm in (Sign,)}
 
 
-def check_algorithm(name: str) -> str:
-    """Returns ``name`` if it is an algorithm's.
+def make_algorithm(value: object) -> Algorithm:
+    """The algorithm that a user means: an instance, a class, or a name with its defaults.
 
     Raises:
-        ValueError: names the known ones.
+        ValueError: names the known ones; or what an algorithm says of itself cannot be.
     """
-    return choose("algorithm", name, tuple(ALGORITHMS))
+    if isinstance(value, Algorithm):
+        return checked(value)
+    if isinstance(value, type) and issubclass(value, Algorithm):
+        return checked(value())
+    if isinstance(value, str) and value in ALGORITHMS:
+        return ALGORITHMS[value]()
+    names = ", ".join(repr(name) for name in ALGORITHMS)
+    raise ValueError(f"algorithm: expected an Algorithm, or one of {names}, got {value!r}")
 
 
-def make_algorithm(name: str) -> Algorithm:
-    """The algorithm called ``name``, with nothing kept yet.
-
-    Raises:
-        ValueError: names the known ones.
-    """
-    return ALGORITHMS[check_algorithm(name)]()
-
-
-__all__ = ["ALGORITHMS", "Algorithm", "Sign", "check_algorithm", "make_algorithm"]
+__all__ = ["ALGORITHMS", "IDENTITY", "Algorithm", "Linear", "Sign", "make_algorithm", "stepped"]

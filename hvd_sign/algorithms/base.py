@@ -1,38 +1,143 @@
-"""What every algorithm offers."""
+"""What every algorithm offers: the signal whose sign is voted on, and what is kept for it."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from hvd_sign.ballots import Cast, Slot
+from typing import Any, ClassVar, NamedTuple
 
 
-class Algorithm(Protocol):
-    """Chooses the signal whose sign is voted on."""
+class Linear(NamedTuple):
+    """Coefficients of an algorithm that the kernels compute in the same pass as they pack.
 
-    name: str
+    With one plane m and the gradient g: signal = signal_state m + signal_gradient g, then
+    m = next_state m + next_gradient g; each product and sum is rounded, in fp32 (fp64 for fp64).
+    """
 
-    def cast(self, gradient: Any, slot: Slot) -> Cast:
-        """Updates its state for the slot's tensor from ``gradient`` and packs the signal's signs.
+    signal_state: float
+    signal_gradient: float
+    next_state: float
+    next_gradient: float
+
+
+IDENTITY = Linear(0.0, 1.0, 0.0, 0.0)
+"""The signal is the gradient."""
+
+RESERVED = frozenset({"step", "rule"})
+"""What else a checkpoint has beside the arrays."""
+
+
+class Algorithm(ABC):
+    """Chooses the signal; to be derived from as a frozen dataclass of hyper-parameters.
+
+    Ranks agree on its ``repr()``, in which its fields stand. It keeps nothing itself: what it needs
+    from step to step are arrays that the session owns, one for each of ``planes`` and each tensor,
+    zeros at first, on the tensor's own device. They are committed when the step counts, and stay as
+    they were in each chunk of 4096 coordinates in which the gradient, the signal or what would be
+    kept is not finite.
+
+    Attributes:
+        name: in the registry.
+        planes: names of the arrays.
+        absent: what a tensor without a gradient does in a step: ``"abstain"``, its arrays staying
+            as they are, or ``"zero"``: as if its gradient were zeros.
+    """
+
+    name: ClassVar[str]
+    planes: ClassVar[tuple[str, ...]] = ()
+    absent: ClassVar[str] = "abstain"
+
+    @abstractmethod
+    def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The signal, and what is kept.
+
+        A pure function of flat arrays of any one library, in fp32, or in fp64 for fp64: numpy's for
+        all tensors in host memory, a device's library's for others, so that it is written in
+        operators. It sees whole tensors or runs of whole chunks: nothing may depend on which.
 
         Args:
-            gradient: contiguous fp32, fp64, fp16 or bf16 array in host memory.
-            slot: where the tensor's blocks go.
+            gradient: unscaled.
+            state: by the names of ``planes``; not to be changed.
+
+        Returns:
+            The signal, of the gradient's shape, and the new arrays by name.
         """
-        ...
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """What it keeps between steps, for a checkpoint: arrays by names of its own choice."""
-        ...
+    def linear(self) -> Linear | None:
+        """The coefficients, if that is all ``step()`` does; with at most one plane."""
+        return None
 
-    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Goes on from what ``state()`` returned.
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({given})"
 
-        Raises:
-            KeyError: something is missing.
-        """
-        ...
+
+def checked(algorithm: Algorithm) -> Algorithm:
+    """The algorithm.
+
+    Raises:
+        ValueError: what it says of itself cannot be.
+    """
+    who, planes = f"algorithm: {algorithm!r}", algorithm.planes
+    if not isinstance(planes, tuple) or not all(map(_is_identifier, planes)):
+        raise ValueError(f"{who}: planes: expected a tuple of identifiers, got {planes!r}")
+    if RESERVED.intersection(planes):
+        raise ValueError(f"{who}: planes: expected other names than {sorted(RESERVED)}")
+    if algorithm.absent not in ("abstain", "zero"):
+        raise ValueError(f"{who}: absent: expected 'abstain' or 'zero', got {algorithm.absent!r}")
+    linear = algorithm.linear()
+    if linear is not None:
+        if not isinstance(linear, Linear) or not all(map(_is_finite, linear)):
+            raise ValueError(
+                f"{who}: linear(): expected a Linear of finite numbers, got {linear!r}"
+            )
+        if len(planes) > 1:
+            raise ValueError(f"{who}: linear(): expected at most one plane, got {planes!r}")
+    try:
+        hash(algorithm)
+    except TypeError as error:
+        raise ValueError(f"{who}: expected hyper-parameters that can be hashed: {error}") from None
+    return algorithm
+
+
+def stepped(
+    algorithm: Algorithm, gradient: Any, state: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What the algorithm's step makes of flat arrays.
+
+    Raises:
+        ValueError: it is not the signal and the new arrays, of the gradient's shape and type.
+    """
+    made = algorithm.step(gradient, state)
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], dict):
+        signal, new = made
+        if new.keys() == set(algorithm.planes):
+            arrays = [signal, *new.values()]
+            wanted = gradient.shape, gradient.dtype
+            if all((getattr(a, "shape", 0), getattr(a, "dtype", 0)) == wanted for a in arrays):
+                return signal, new
+    raise ValueError(
+        f"algorithm: {algorithm!r}: step(): expected (signal, new arrays by the names of "
+        f"{algorithm.planes}), all of shape {tuple(gradient.shape)} and type {gradient.dtype}, got "
+        f"{_described(made)}"
+    )
+
+
+def _is_identifier(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier()
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _described(made: object) -> str:
+    """What came, arrays by shape and type."""
+    if isinstance(made, (tuple, list)):
+        return f"({', '.join(map(_described, made))})"
+    if isinstance(made, dict):
+        return f"{{{', '.join(f'{key!r}: {_described(value)}' for key, value in made.items())}}}"
+    if hasattr(made, "shape") and hasattr(made, "dtype"):
+        return f"{made.dtype}{list(made.shape)}"
+    return repr(made)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from hvd_sign.ballots import Cast, Slot
+from hvd_sign.algorithms.base import IDENTITY, Algorithm, Linear
 
 
-class Sign:
+@dataclass(frozen=True)
+class Sign(Algorithm):
     """Votes on the gradient; keeps nothing."""
 
     name = "sign"
 
-    def cast(self, gradient: Any, slot: Slot) -> Cast:
-        """Packs the signs of ``gradient``."""
-        return slot.pack(gradient)
+    def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The gradient."""
+        return gradient, {}
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Nothing."""
-        return {}
-
-    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Nothing to go on from."""
+    def linear(self) -> Linear:
+        """The gradient."""
+        return IDENTITY

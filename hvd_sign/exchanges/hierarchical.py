@@ -6,127 +6,164 @@ one vote, however many ranks it has.
 
 A node's ballot is what its ranks' majority says, or with ``local="mean"`` the sign of their mean in
 fp32, to which a rank that meets NaN or Inf adds zeros in that chunk of 4096 coordinates. Under
-``ties="coin"`` a tie inside a node is cast as the coins of a stream of its own, turned round in
+``ties="coin"`` a tie inside a node is decided by the coins of a stream of its own, turned round in
 every second node, so that ties of two nodes cancel, as zeros of two ranks do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign import kernels
-from hvd_sign.ballots import HostVoter, Voter, combine
-from hvd_sign.exchanges.base import Exchange
-from hvd_sign.signals import Signals
-from hvd_sign.stats import recorder
-from hvd_sign.transports.base import Pending, Transport
-from hvd_sign.transports.nodes import Nodes, Together
-
-if TYPE_CHECKING:
-    from hvd_sign.stepwise import StepwiseBox
+from hvd_sign.core import kernels
+from hvd_sign.core.signals import Signals
+from hvd_sign.core.stats import recorder
+from hvd_sign.devices import HOST, Operand
+from hvd_sign.exchanges.base import Exchange, Load, Round, combine
+from hvd_sign.transports.base import Transport
+from hvd_sign.transports.communication import Pending, Together
+from hvd_sign.transports.link import LinkModel, Parts
+from hvd_sign.transports.nodes import Nodes
 
 
 class Hierarchical(Exchange):
     """Each node owns one shard of the coordinates, and its leader tallies it."""
 
     name = "hierarchical"
+    local = True
+    of_ranks = False
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         assert transport.nodes is not None
         self._nodes = transport.nodes
-        self.shards = self.ballots = len(self._nodes.members)
+        self.shards = self.voters = len(self._nodes.members)
         self.senders = self._nodes.leaders
         self.number = self._nodes.node
         self.parity = bool((self._nodes.node + self._nodes.local) & 1)
         self._poll: _Poll | None = None
         self._average: _Average | None = None
 
-    def run(self, box: StepwiseBox, voters: Sequence[Voter], *, joined: bool) -> Iterator[Pending]:
+    def run(self, vote: Round, operands: Sequence[Operand], *, joined: bool) -> Iterator[Pending]:
         """Up to the leader, across to other leaders, and down."""
         nodes = self._nodes
         if len(nodes.neighbours) == 1:
-            box.cast(voters, joined=joined)
-        elif box.options.local == "mean":
-            self._average = self._average or _Average(box, nodes)
-            yield from self._average.run(box, voters, joined)
+            vote.pack(operands, joined=joined)
+        elif vote.options.local == "mean":
+            self._average = self._average or _Average(vote, nodes)
+            yield from self._average.run(vote, operands, joined)
         else:
-            self._poll = self._poll or _Poll(box, nodes)
-            yield from self._poll.run(box, voters, joined)
+            self._poll = self._poll or _Poll(vote, nodes)
+            yield from self._poll.run(vote, operands, joined)
         if not nodes.leads:
-            yield nodes.pairs.receive(box.verdicts, nodes.neighbours[0])
+            yield nodes.pairs.receive(vote.messages.verdicts, nodes.neighbours[0])
         else:
-            yield nodes.alltoall(nodes.leaders, nodes.node, box.ballots, box.received)
-            box.tally(nodes.node)
-            yield nodes.allgather(nodes.leaders, nodes.node, box.verdict, box.verdicts)
+            yield nodes.alltoall(nodes.leaders, nodes.node, vote.messages.ballots, vote.received)
+            vote.decide(nodes.node)
+            yield nodes.allgather(nodes.leaders, nodes.node, vote.verdict, vote.messages.verdicts)
             followers = nodes.neighbours[1:]
-            yield Together([nodes.pairs.send(box.verdicts, voter) for voter in followers])
-        box.check_verdicts()
+            yield Together([nodes.pairs.send(vote.messages.verdicts, voter) for voter in followers])
+        vote.check_verdicts()
+
+    @classmethod
+    def parts(cls, link: LinkModel, load: Load) -> Parts:
+        """Followers send to the leader of the largest node and hear from it; leaders shard."""
+        followers, others = max(load.nodes) - 1, len(load.nodes) - 1
+        up, ends, tallied = load.ballot, load.ends(link), load.ballot
+        if load.local == "mean":
+            up = 4 * load.coordinates
+            ends += followers * load.coordinates / link.apply
+        elif followers:
+            tallied *= followers + 2
+        latency = 2 * followers * _or(link.local_latency, link.latency)
+        latency += 2 * others * _or(link.node_latency, link.latency)
+        wire = followers * (up + load.ballot) / _or(link.local_bandwidth, link.bandwidth)
+        sent = 2 * others / len(load.nodes) * load.ballot
+        wire += sent / _or(link.node_bandwidth, link.bandwidth)
+        return Parts(latency, wire, ends + tallied / link.tally)
+
+    @classmethod
+    def impossible(cls, transport: Transport) -> str | None:
+        """It has to know who shares a node."""
+        if transport.nodes is not None:
+            return None
+        return (
+            "needs MPI, which tells who shares a node; over Horovod's own collectives expected "
+            "'sharded', 'allgather' or 'auto'"
+        )
+
+    @classmethod
+    def worthwhile(cls, transport: Transport) -> bool:
+        """Only where several nodes have several ranks: its verdict is another one."""
+        nodes = transport.nodes
+        return nodes is not None and len(nodes.members) > 1 and nodes.largest > 1
+
+
+def _or(measured: float | None, instead: float) -> float:
+    return instead if measured is None else measured
 
 
 class _Poll:
     """A node's vote: its leader tallies its ranks' ballots into the node's."""
 
-    def __init__(self, box: StepwiseBox, nodes: Nodes) -> None:
+    def __init__(self, vote: Round, nodes: Nodes) -> None:
         self._nodes = nodes
         ranks = len(nodes.neighbours) if nodes.leads else 0
-        self._received = np.zeros((ranks, box.geometry.total_bytes), np.uint8)
-        self._shard = np.zeros((ranks, box.geometry.message_bytes), np.uint8)
+        self._received = np.zeros((ranks, vote.messages.geometry.total_bytes), np.uint8)
+        self._shard = np.zeros((ranks, vote.messages.geometry.message_bytes), np.uint8)
 
-    def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
+    def run(self, vote: Round, operands: Sequence[Operand], joined: bool) -> Iterator[Pending]:
         """Leaves the node's ballot with its leader."""
         nodes = self._nodes
-        box.cast(voters, joined=joined, sender=nodes.local)
+        vote.pack(operands, joined=joined, sender=nodes.local)
         if not nodes.leads:
-            yield nodes.pairs.send(box.ballots, nodes.neighbours[0])
+            yield nodes.pairs.send(vote.messages.ballots, nodes.neighbours[0])
             return
-        self._received[0] = box.ballots
+        self._received[0] = vote.messages.ballots
         rows = zip(self._received[1:], nodes.neighbours[1:], strict=True)
         yield Together([nodes.pairs.receive(row, voter) for row, voter in rows])
-        with recorder.timed("tally_seconds"), box.span("tally"):
-            self._tally(box)
+        with recorder.timed("tally_seconds"), vote.span("tally"):
+            self._tally(vote)
 
-    def _tally(self, box: StepwiseBox) -> None:
-        size = box.geometry.message_bytes
+    def _tally(self, vote: Round) -> None:
+        size = vote.messages.geometry.message_bytes
         flags: list[int] = []
         counters: list[int] = []
-        for shard in range(box.geometry.shards):
+        for shard in range(vote.messages.geometry.shards):
             one = slice(shard * size, (shard + 1) * size)
             np.copyto(self._shard, self._received[:, one])
-            flags, counters = box.check(
+            flags, counters = vote.check(
                 self._shard, kernels.BALLOT, shard, senders=self._nodes.neighbours
             )
-            kernels.tally(
+            vote.count(
                 self._shard.reshape(-1),
-                box.geometry,
-                box.ballots[one],
-                shard=shard,
-                ties=box.ties,
-                key=kernels.coin_key(box.options.seed, "node", box.step),
-                parity=self._nodes.node,
-                first_blocks=box.bucket.first_blocks[:-1],
-                ordinals=box.bucket.ordinals,
+                vote.messages.ballots[one],
+                shard,
+                key=kernels.coin_key(vote.options.seed, "node", vote.step),
+                parity=bool(self._nodes.node & 1),
             )
-        box.seal(
-            box.ballots, kernels.BALLOT, combine(flags), sum(counters), sender=self._nodes.node
+        vote.seal(
+            vote.messages.ballots,
+            kernels.BALLOT,
+            combine(flags),
+            sum(counters),
+            sender=self._nodes.node,
         )
 
 
 class _Average:
-    """A node's mean: its leader adds up its ranks' signals, in their order, and casts the mean.
+    """A node's mean: its leader adds up its ranks' signals, in their order, and packs the mean.
 
     Behind a rank's signals travel their sizes: the node's is the median, not the mean's own, which
     one rank could move as far as it likes.
     """
 
-    def __init__(self, box: StepwiseBox, nodes: Nodes) -> None:
+    def __init__(self, vote: Round, nodes: Nodes) -> None:
         self._nodes = nodes
-        count = Signals.size(box.bucket)
-        sizes = len(box.bucket.specs) if box.scaled else 0
+        count = Signals.size(vote.bucket)
+        sizes = len(vote.bucket.specs) if vote.messages.scaled else 0
         self._geometry = kernels.Geometry(0, 1, False, count + sizes)
         self._sent = np.zeros(self._geometry.total_bytes, np.uint8)
         self._received = np.zeros(self._geometry.total_bytes * nodes.leads, np.uint8)
@@ -136,26 +173,26 @@ class _Average:
             (theirs,) = kernels.trailers(self._received, self._geometry)
             self._theirs, self._their_sizes = np.split(theirs, [count])
             self._sizes = _Sizes(len(nodes.neighbours), sizes)
-        self._signals = Signals(box.bucket, own)
+        self._signals = Signals(vote.bucket, own)
 
-    def run(self, box: StepwiseBox, voters: Sequence[Voter], joined: bool) -> Iterator[Pending]:
+    def run(self, vote: Round, operands: Sequence[Operand], joined: bool) -> Iterator[Pending]:
         """Leaves the node's ballot with its leader."""
         nodes = self._nodes
-        with recorder.timed("pack_seconds"), box.span("pack"):
-            chunks = self._signals.read(voters)
-            box.note_nonfinite(chunks)
-            if box.scaled:
+        with recorder.timed("pack_seconds"), vote.span("pack"):
+            chunks = self._signals.read([o.device.read(o) for o in operands])
+            vote.note_nonfinite(chunks)
+            if vote.messages.scaled:
                 self._own_sizes[:] = self._signals.mean_abs()
         if not nodes.leads:
             flag = kernels.JOINED if joined else 0
-            box.seal(self._sent, kernels.BALLOT, flag, chunks, sender=0, geometry=self._geometry)
+            vote.seal(self._sent, kernels.BALLOT, flag, chunks, sender=0, geometry=self._geometry)
             yield nodes.pairs.send(self._sent, nodes.neighbours[0])
             return
         self._sizes.rows[0] = self._own_sizes
         for place, neighbour in enumerate(nodes.neighbours[1:], 1):
             yield nodes.pairs.receive(self._received, neighbour)
-            with recorder.timed("tally_seconds"), box.span("tally"):
-                flags, counters = box.check(
+            with recorder.timed("tally_seconds"), vote.span("tally"):
+                flags, counters = vote.check(
                     self._received,
                     kernels.BALLOT,
                     0,
@@ -169,9 +206,11 @@ class _Average:
         self._signals.bound()
         self._signals.divide()
         rows = zip(self._signals.tensors, self._signals.given, strict=True)
-        means: list[Voter] = [HostVoter(mean if given else None, None) for mean, given in rows]
-        sizes = self._sizes.median() if box.scaled else None
-        box.cast(means, joined=joined, nonfinite=chunks, sizes=sizes)
+        means: list[Operand] = [
+            Operand(HOST, mean if given else None, None) for mean, given in rows
+        ]
+        sizes = self._sizes.median() if vote.messages.scaled else None
+        vote.pack(means, joined=joined, nonfinite=chunks, sizes=sizes)
 
 
 class _Sizes:

@@ -104,6 +104,106 @@ FloatArray::FloatArray(nb::handle from, Argument argument, Access access, bool b
   }
 }
 
+LinearArrays::LinearArrays(const char* function, nb::handle gradient_from, nb::handle state_from,
+                           nb::handle next_from, bool bfloat16) {
+  const Argument of_gradient{function, "gradient"}, of_state{function, "state"},
+      of_next{function, "next_state"};
+  if (gradient_from.is_none() && state_from.is_none()) {
+    of_gradient.wrong_type("an array, as there is no state", type_of(gradient_from));
+  }
+  if (next_from.is_none() != state_from.is_none()) {
+    of_next.wrong_type(
+        state_from.is_none() ? "None, as there is no state" : "an array, as there is a state",
+        type_of(next_from));
+  }
+  if (!gradient_from.is_none()) {
+    gradient.emplace(gradient_from, of_gradient, Access::read, bfloat16);
+    type = gradient->type;
+    size = gradient->size();
+  }
+  if (state_from.is_none()) return;
+  state.emplace(state_from, of_state, Access::read, false);
+  next.emplace(next_from, of_next, Access::write, false);
+  if (!gradient) {
+    type = arithmetic_of(state->type);
+    size = state->size();
+  }
+  for (const FloatArray* one : {&*state, &*next}) {
+    if (one->type != arithmetic_of(type)) {
+      one->argument().wrong_type(arithmetic_of(type) == Dtype::float64
+                                     ? "a contiguous float64 array"
+                                     : "a contiguous float32 array",
+                                 name_of(one->dtype()));
+    }
+    if (one->size() != size) {
+      one->argument().wrong_value(std::to_string(size) + " items", std::to_string(one->size()));
+    }
+  }
+  if (next->data() != state->data()) next->must_not_overlap(*state);
+  if (gradient) next->must_not_overlap(*gradient);
+}
+
+void LinearArrays::must_be_apart_from(const Array& output) const {
+  for (const auto* one : {&gradient, &state, &next}) {
+    if (*one) output.must_not_overlap(**one);
+  }
+}
+
+WeighingArrays::WeighingArrays(nb::handle weights, nb::handle lengths, nb::handle agreed,
+                               nb::handle judged, size_t ballots, size_t tensors) {
+  const Argument of_lengths{"tally", "lengths"}, of_judged{"tally", "judged"};
+  if (agreed.is_none() != judged.is_none()) {
+    of_judged.wrong_type(
+        agreed.is_none() ? "None, as there is no agreed" : "an array, as agreed is",
+        type_of(judged));
+  }
+  const bool needed = !weights.is_none() || !agreed.is_none();
+  if (lengths.is_none() == needed) {
+    of_lengths.wrong_type(needed ? "an array, beside weights or counts"
+                                 : "None, as there are no weights and no counts",
+                          type_of(lengths));
+  }
+  if (!needed) return;
+  lengths_.emplace(lengths, of_lengths, Access::read, int64_t(tensors));
+  if (!weights.is_none()) {
+    const Argument of_weights{"tally", "weights"};
+    weights_.emplace(weights, of_weights, Access::read, int64_t(ballots));
+  }
+  if (!agreed.is_none()) {
+    const Argument of_agreed{"tally", "agreed"};
+    agreed_.emplace(agreed, of_agreed, Access::write, int64_t(ballots));
+    judged_.emplace(judged, of_judged, Access::write, int64_t(ballots));
+  }
+  const std::vector<int8_t> ones(weights_ ? 0 : ballots, 1);
+  weights_by_bits_.assign(weights_ ? weights_->items() : ones.data(), ballots);
+}
+
+void WeighingArrays::must_be_apart_from(std::initializer_list<const Array*> others) const {
+  const Array* const inputs[] = {weights_ ? &*weights_ : nullptr, lengths_ ? &*lengths_ : nullptr};
+  const Array* const verdict = *(others.end() - 1);
+  for (const Array* input : inputs) {
+    if (input) verdict->must_not_overlap(*input);
+  }
+  if (!agreed_) return;
+  judged_->must_not_overlap(*agreed_);
+  for (const Array* output :
+       {static_cast<const Array*>(&*agreed_), static_cast<const Array*>(&*judged_)}) {
+    for (const Array* other : others) output->must_not_overlap(*other);
+    for (const Array* input : inputs) {
+      if (input) output->must_not_overlap(*input);
+    }
+  }
+}
+
+void WeighingArrays::put_into(TallyOptions& options) const {
+  if (!lengths_) return;
+  options.weights = &weights_by_bits_;
+  options.lengths = lengths_->items();
+  if (!agreed_) return;
+  options.agreed = agreed_->items();
+  options.judged = judged_->items();
+}
+
 Messages::Messages(nb::handle from, const char* function, Access access, const Geometry& geometry)
     : ItemArray(from, {function, "messages"}, access) {
   if (size() != geometry.total_bytes) {
@@ -131,6 +231,22 @@ size_t first_of(const char* function, int64_t first_block, size_t blocks,
         "blocks from " + std::to_string(first_block) + " on");
   }
   return size_t(first_block);
+}
+
+Ties ties_of(const char* function, int64_t ties) {
+  if (ties < int64_t(Ties::coin) || ties > int64_t(Ties::positive)) {
+    Argument{function, "ties"}.wrong_value("0 (coin), 1 (zero) or 2 (positive)",
+                                           std::to_string(ties));
+  }
+  return Ties(ties);
+}
+
+void must_fit(const char* function, Ties ties, const Geometry& geometry) {
+  if ((ties == Ties::zero) == geometry.nonzero) return;
+  Argument{function, "geometry"}.wrong_value(
+      ties == Ties::zero ? "one with a non-zero plane, as ties 'zero' needs it"
+                         : "one without a non-zero plane, as only ties 'zero' has it",
+      geometry.nonzero ? "one with it" : "one without");
 }
 
 }  // namespace hvd_sign

@@ -5,6 +5,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "kernels.h"
@@ -51,6 +53,18 @@ struct FloatArray : Array {
   Dtype type;
 };
 
+// What pack_linear reads and writes of a tensor: a gradient, or none; a state and the next one, in
+// the arithmetic's type, or neither.
+struct LinearArrays {
+  LinearArrays(const char* function, nanobind::handle gradient, nanobind::handle state,
+               nanobind::handle next, bool bfloat16);
+  void must_be_apart_from(const Array& output) const;
+
+  std::optional<FloatArray> gradient, state, next;
+  Dtype type;  // of the gradient; without one, the state's
+  size_t size;
+};
+
 // An array of integers of one type, with an exact length unless that is negative.
 template <class Item>
 struct ItemArray : Array {
@@ -71,6 +85,22 @@ struct ItemArray : Array {
   Item* items() const { return reinterpret_cast<Item*>(data()); }
 };
 
+// What tally weighs by, and where it counts: nothing, or weights of `ballots`, or both counts, or
+// all of them; the lengths of `tensors` then too.
+class WeighingArrays {
+ public:
+  WeighingArrays(nanobind::handle weights, nanobind::handle lengths, nanobind::handle agreed,
+                 nanobind::handle judged, size_t ballots, size_t tensors);
+
+  void must_be_apart_from(std::initializer_list<const Array*> others) const;
+  void put_into(TallyOptions& options) const;
+
+ private:
+  std::optional<ItemArray<int8_t>> weights_;
+  std::optional<ItemArray<uint64_t>> lengths_, agreed_, judged_;
+  Weights weights_by_bits_;
+};
+
 // A buffer of one bucket's messages, in which `blocks` blocks from `first` on are meant.
 struct Messages : ItemArray<uint8_t> {
   Messages(nanobind::handle from, const char* function, Access access, const Geometry& geometry);
@@ -84,5 +114,13 @@ struct MessageList : ItemArray<uint8_t> {
 
 // The first block as a size, after a check that `blocks` blocks from it lie in the bucket.
 size_t first_of(const char* function, int64_t first_block, size_t blocks, const Geometry& geometry);
+
+inline size_t blocks_of(size_t coordinates) { return (coordinates + kBlock - 1) / kBlock; }
+
+// The policy, after a check that there is one of this number.
+Ties ties_of(const char* function, int64_t ties);
+
+// Checks that the geometry has a non-zero plane where the policy needs it, and nowhere else.
+void must_fit(const char* function, Ties ties, const Geometry& geometry);
 
 }  // namespace hvd_sign

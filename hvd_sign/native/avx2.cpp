@@ -16,89 +16,34 @@
 #pragma GCC target("avx2,f16c,popcnt")
 #endif
 
+#include "avx2.h"
 #include "bitslice.h"
 #include "floats.h"
+#include "weigh.h"
 
 namespace hvd_sign {
 namespace {
 
-using Vector = __m256i;
 using Words = uint64_t __attribute__((vector_size(32)));
-
-Vector load_vector(const void* from) {
-  return _mm256_loadu_si256(static_cast<const Vector*>(from));
-}
-void store_vector(void* to, Vector v) { _mm256_storeu_si256(static_cast<Vector*>(to), v); }
-
-// Integer vectors of one element size, as the scan needs them. Magnitudes are never negative, so
-// that signed comparisons order them. sign_bits(v) gathers the top bits of a block's elements,
-// where v(i) is its i-th vector.
-struct Lanes16 {
-  static Vector all(uint64_t value) { return _mm256_set1_epi16(int16_t(value)); }
-  static Vector low(Vector a, Vector b) { return _mm256_min_epi16(a, b); }
-  static Vector high(Vector a, Vector b) { return _mm256_max_epi16(a, b); }
-  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi16(a, b); }
-  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi16(a, b); }
-
-  template <class Get>
-  static uint64_t sign_bits(Get v) {
-    const auto half = [&](int i) {
-      // Saturation keeps signs. Both halves of a register are packed apart: the permutation mends.
-      const Vector bytes = _mm256_packs_epi16(v(i), v(i + 1));
-      return uint32_t(_mm256_movemask_epi8(_mm256_permute4x64_epi64(bytes, 0b11011000)));
-    };
-    return half(0) | uint64_t(half(2)) << 32;
-  }
-};
-
-struct Lanes32 {
-  static Vector all(uint64_t value) { return _mm256_set1_epi32(int32_t(value)); }
-  static Vector low(Vector a, Vector b) { return _mm256_min_epi32(a, b); }
-  static Vector high(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
-  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi32(a, b); }
-  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi32(a, b); }
-
-  template <class Get>
-  static uint64_t sign_bits(Get v) {
-    const Vector order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    const auto half = [&](int i) {
-      const Vector low = _mm256_packs_epi32(v(i), v(i + 1));
-      const Vector high = _mm256_packs_epi32(v(i + 2), v(i + 3));
-      const Vector bytes = _mm256_packs_epi16(low, high);
-      return uint32_t(_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, order)));
-    };
-    return half(0) | uint64_t(half(4)) << 32;
-  }
-};
-
-struct Lanes64 {
-  static Vector all(uint64_t value) { return _mm256_set1_epi64x(int64_t(value)); }
-  static Vector low(Vector a, Vector b) { return _mm256_blendv_epi8(a, b, above(a, b)); }
-  static Vector high(Vector a, Vector b) { return _mm256_blendv_epi8(b, a, above(a, b)); }
-  static Vector same(Vector a, Vector b) { return _mm256_cmpeq_epi64(a, b); }
-  static Vector above(Vector a, Vector b) { return _mm256_cmpgt_epi64(a, b); }
-
-  template <class Get>
-  static uint64_t sign_bits(Get v) {
-    uint64_t bits = 0;
-    for (int i = 0; i < 16; ++i) {
-      bits |= uint64_t(_mm256_movemask_pd(_mm256_castsi256_pd(v(i)))) << 4 * i;
-    }
-    return bits;
-  }
-};
-
-template <class Float>
-using Lanes =
-    std::conditional_t<sizeof(typename Float::Bits) == 2, Lanes16,
-                       std::conditional_t<sizeof(typename Float::Bits) == 4, Lanes32, Lanes64>>;
-
-template <class Float>
-constexpr size_t kVectors = sizeof(typename Float::Bits) * kBlock / sizeof(Vector);
 
 // The hardware's prefetching ends at each page of 4 KiB: ours goes on, two pages ahead. One core
 // that reads 36 GB/s packs 34 with it, 27 without.
 constexpr size_t kAhead = 8192;
+
+template <size_t kBytes>
+void prefetch(const void* at) {
+  for (size_t line = 0; line < kBytes; line += 64) {
+    _mm_prefetch(static_cast<const char*>(at) + kAhead + line, _MM_HINT_T0);
+  }
+}
+
+// Whether the largest magnitude is that of a finite number.
+template <class Float>
+bool is_finite(Vector highest) {
+  using L = Lanes<Float>;
+  const Vector nonfinite = L::above(highest, L::all(uint64_t(Float::kInfinity) - 1));
+  return _mm256_testz_si256(nonfinite, nonfinite);
+}
 
 template <class Float>
 Scan scan(const void* blocks, size_t count, uint64_t* signs) {
@@ -108,9 +53,7 @@ Scan scan(const void* blocks, size_t count, uint64_t* signs) {
   Vector highest = _mm256_setzero_si256();
   uint64_t active = 0, with_zeros = 0;
   for (size_t block = 0; block < count; ++block) {
-    for (size_t line = 0; line < kVectors<Float> * sizeof(Vector); line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(at) + kAhead + line, _MM_HINT_T0);
-    }
+    prefetch<kVectors<Float> * sizeof(Vector)>(at);
     Vector v[kVectors<Float>];
     Vector low = magnitude, high = _mm256_setzero_si256();
     for (size_t i = 0; i < kVectors<Float>; ++i, at += sizeof(Vector)) {
@@ -125,8 +68,7 @@ Scan scan(const void* blocks, size_t count, uint64_t* signs) {
     with_zeros |= uint64_t(!_mm256_testz_si256(zero, zero)) << block;
     highest = L::high(highest, high);
   }
-  const Vector nonfinite = L::above(highest, L::all(uint64_t(Float::kInfinity) - 1));
-  return {active, with_zeros, _mm256_testz_si256(nonfinite, nonfinite) != 0};
+  return {active, with_zeros, is_finite<Float>(highest)};
 }
 
 template <class Float>
@@ -139,51 +81,6 @@ uint64_t zeros(const void* block) {
   });
 }
 
-// Numbers of a type whose arithmetic is float32: eight at a time to registers, sixteen back.
-template <class Float>
-struct Numbers;
-
-template <>
-struct Numbers<Float32> {
-  static __m256 load8(const void* from) { return _mm256_loadu_ps(static_cast<const float*>(from)); }
-  static void round16(__m256 low, __m256 high, Vector* to) {
-    to[0] = _mm256_castps_si256(low);
-    to[1] = _mm256_castps_si256(high);
-  }
-};
-
-template <>
-struct Numbers<Float16> {
-  static __m256 load8(const void* from) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)));
-  }
-  static void round16(__m256 low, __m256 high, Vector* to) {
-    const __m128i first = _mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT);
-    const __m128i second = _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT);
-    *to = _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
-  }
-};
-
-template <>
-struct Numbers<BFloat16> {
-  static __m256 load8(const void* from) {
-    const __m128i bits = _mm_loadu_si128(static_cast<const __m128i*>(from));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
-  }
-  // A NaN needs no care: it came from a bfloat16 or is the default one, so its lower half is 0 and
-  // the rounding carries nothing into the upper one, and the arithmetic has made it quiet.
-  static Vector round8(__m256 v) {
-    const Vector bits = _mm256_castps_si256(v);
-    const Vector odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const Vector half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-    return _mm256_srli_epi32(_mm256_add_epi32(bits, half), 16);
-  }
-  static void round16(__m256 low, __m256 high, Vector* to) {
-    // Both halves of a register are packed apart: the permutation mends.
-    *to = _mm256_permute4x64_epi64(_mm256_packus_epi32(round8(low), round8(high)), 0b11011000);
-  }
-};
-
 // The reference's order of additions: a register is its eight lanes.
 template <class Float>
 double abs_sum(const void* blocks, size_t count, double sum) {
@@ -192,7 +89,7 @@ double abs_sum(const void* blocks, size_t count, double sum) {
   for (size_t block = 0; block < count; ++block) {
     __m256 lanes = _mm256_setzero_ps();
     for (size_t row = 0; row < 8; ++row, at += 8 * sizeof(typename Float::Bits)) {
-      lanes = _mm256_add_ps(lanes, _mm256_andnot_ps(sign, Numbers<Float>::load8(at)));
+      lanes = _mm256_add_ps(lanes, _mm256_andnot_ps(sign, Numbers<Float>::load(at)));
     }
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -215,6 +112,36 @@ double abs_sum64(const void* blocks, size_t count, double sum) {
     sum += _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
   }
   return sum;
+}
+
+// As vectors of the compiler's: what is rounded, and when, stands in their operators.
+template <class Float>
+bool blend(const void* state, const void* gradient, size_t blocks, double a, double b,
+           double unscale, void* to) {
+  using State = ArithmeticOf<Float>;
+  using Sum = decltype(Numbers<State>::load(state));
+  constexpr size_t kLanes = sizeof(Sum) / sizeof(typename State::Bits);
+  using Number = typename State::Arithmetic;
+  // To all lanes by a subtraction: a factor of -0.0 stays one.
+  const Sum of_state = Number(a) - Sum{}, of_gradient = Number(b) - Sum{};
+  const Sum u = Number(unscale) - Sum{};
+  const Vector magnitude = Lanes<State>::all(uint64_t(State::kSign) - 1);
+  const uint8_t* m = static_cast<const uint8_t*>(state);
+  const uint8_t* g = static_cast<const uint8_t*>(gradient);
+  uint8_t* at = static_cast<uint8_t*>(to);
+  Vector highest = _mm256_setzero_si256();
+  for (size_t block = 0; block < blocks; ++block) {
+    prefetch<kVectors<State> * sizeof(Vector)>(m);
+    prefetch<kVectors<Float> * sizeof(Vector)>(g);
+    for (size_t i = 0; i < kVectors<State>; ++i) {
+      const Sum sum =
+          of_state * Numbers<State>::load(m) + of_gradient * (u * Numbers<Float>::load(g));
+      highest = Lanes<State>::high(highest, _mm256_and_si256(Vector(sum), magnitude));
+      store_vector(at, Vector(sum));
+      m += sizeof(Vector), at += sizeof(Vector), g += kLanes * sizeof(typename Float::Bits);
+    }
+  }
+  return is_finite<State>(highest);
 }
 
 // Puts bit `first + lane` of a word on top of each lane; the bits below it are of no use.
@@ -296,7 +223,7 @@ void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, 
     for (int first = 0; first < int(kBlock); first += 16, at += 16 * kBytes) {
       const auto stepped = [&](int next) {
         const __m256 top = _mm256_castsi256_ps(bits_on_top32(signs[block], first + next));
-        return _mm256_sub_ps(Numbers<Float>::load8(at + next * kBytes),
+        return _mm256_sub_ps(Numbers<Float>::load(at + next * kBytes),
                              _mm256_xor_ps(step, _mm256_and_ps(top, sign)));
       };
       Vector after[16 / kLanes];
@@ -328,27 +255,32 @@ void apply64(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep
   }
 }
 
-void majority(const Ballots& ballots, const uint64_t* voters, uint64_t* above, uint64_t* equal) {
-  constexpr size_t kLanes = sizeof(Words) / 8;
+// Calls one(W{}, word) for all words of the ballots, with the widest W that the rest still fills.
+template <class One>
+void for_each_word(size_t words, One one) {
   size_t word = 0;
-  for (; word + kLanes <= ballots.words; word += kLanes) {
-    majority_of_word<Words>(ballots, word, voters, above, equal);
-  }
-  for (; word < ballots.words; ++word) {
-    majority_of_word<uint64_t>(ballots, word, voters, above, equal);
-  }
+  for (; word + 4 <= words; word += 4) one(Words{}, word);
+  for (; word < words; ++word) one(uint64_t{}, word);
+}
+
+void majority(const Ballots& ballots, const uint64_t* voters, uint64_t* above, uint64_t* equal) {
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    majority_of_word<decltype(width)>(ballots, word, voters, above, equal);
+  });
 }
 
 void signed_majority(const Ballots& ballots, uint64_t* negative, uint64_t* nonzero,
                      uint64_t* tied) {
-  constexpr size_t kLanes = sizeof(Words) / 8;
-  size_t word = 0;
-  for (; word + kLanes <= ballots.words; word += kLanes) {
-    signed_majority_of_word<Words>(ballots, word, negative, nonzero, tied);
-  }
-  for (; word < ballots.words; ++word) {
-    signed_majority_of_word<uint64_t>(ballots, word, negative, nonzero, tied);
-  }
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    signed_majority_of_word<decltype(width)>(ballots, word, negative, nonzero, tied);
+  });
+}
+
+void weighted_majority(const Ballots& ballots, const Weighing& weighing, uint64_t* negative,
+                       uint64_t* nonzero, uint64_t* tied) {
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    weighted_majority_of_word<decltype(width)>(ballots, word, weighing, negative, nonzero, tied);
+  });
 }
 
 uint64_t popcount(const uint64_t* words, size_t count) {
@@ -384,8 +316,10 @@ const Implementation kAvx2 = {
     {scan<Float32>, scan<Float64>, scan<Float16>, scan<BFloat16>},
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
+    {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
     majority,
     signed_majority,
+    weighted_majority,
     popcount,
     {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
     fence,

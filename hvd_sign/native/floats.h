@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace hvd_sign {
 namespace {
@@ -74,6 +75,10 @@ struct Float16 {
     return Bits(sign | (magnitude - (112u << 23)) >> 13);
   }
 };
+
+// The type in which numbers of a type are computed with, as one of these.
+template <class Float>
+using ArithmeticOf = std::conditional_t<sizeof(typename Float::Arithmetic) == 8, Float64, Float32>;
 
 }  // namespace
 }  // namespace hvd_sign

@@ -24,6 +24,16 @@ struct Ballots {
   size_t words;  // <= 64
 };
 
+// How ballots are weighed.
+struct Weighing {
+  const Weights& weights;
+  // Without non-zero planes: the weight of each block's voters, bit-sliced as in majority().
+  const uint64_t* voters;
+  const uint64_t* exist;  // the bits of each word that are coordinates
+  uint64_t* judged;       // as in TallyOptions
+  uint64_t* agreed;
+};
+
 struct Implementation {
   const char* name;
   bool (*usable)();
@@ -36,6 +46,11 @@ struct Implementation {
   // Adds the blocks' absolute sums to `sum`, one after another.
   double (*abs_sum[kDtypes])(const void* blocks, size_t count, double sum);
 
+  // By Dtype of the gradient: whole blocks of a * state + b * (unscale * gradient), in the
+  // arithmetic's type and each operation rounded. Tells whether all of them are finite.
+  bool (*blend[kDtypes])(const void* state, const void* gradient, size_t blocks, double a, double b,
+                         double unscale, void* to);
+
   // above: more than half of a block's voters are negative; equal: just half of them, rounded
   // down. The voters are counted bit-sliced: bit b of voters[k] is bit k of their number in block
   // b.
@@ -45,6 +60,10 @@ struct Implementation {
   // as many of either sign.
   void (*signed_majority)(const Ballots& ballots, uint64_t* negative, uint64_t* nonzero,
                           uint64_t* tied);
+  // The same with weights; `ballots` may have no non-zero planes (null). A tie needs a vote there,
+  // of whatever weight; a dead block is tied.
+  void (*weighted_majority)(const Ballots& ballots, const Weighing& weighing, uint64_t* negative,
+                            uint64_t* nonzero, uint64_t* tied);
   uint64_t (*popcount)(const uint64_t* words, size_t count);
 
   // By Dtype: whole blocks of scale * V and p - lr * V, where V is 0 at the 0 bits of `keep`.

@@ -16,9 +16,14 @@ inline size_t bytes_of(Dtype dtype) {
   return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
 }
 
+// The type of a state beside a gradient of this type.
+inline Dtype arithmetic_of(Dtype dtype) {
+  return dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+}
+
 struct PackOptions {
   Ties ties;
-  uint64_t key;      // of the coins that are cast for zeros
+  uint64_t key;      // of the coins that decide zeros
   bool parity;       // inverts those coins, so that zeros of two ranks cancel
   uint64_t ordinal;  // of the tensor
   bool want_abs;
@@ -38,8 +43,48 @@ struct PackResult {
 PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages,
                 const Geometry& geometry, size_t first_block, const PackOptions& options);
 
+// A signal and a next state that are linear in the state m and the gradient g:
+// s = a m + b (u g) and m' = c m + d (u g). All is rounded to the type of the arithmetic, each
+// factor and after each operation: float64 beside a float64 gradient, else float32.
+struct Linear {
+  double a, b, c, d;
+  double unscale;  // u
+};
+
+// Packs such a signal, in the same pass in which the state, of the arithmetic's type, becomes the
+// next one. A chunk with a NaN or an infinity in s or m' abstains, and its state stays.
+// `gradient` null: zeros. `state` null: zeros; `next` null: it is not kept. `next` may be `state`,
+// else it is memory apart.
+PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const void* state,
+                       void* next, const Linear& linear, uint8_t* messages,
+                       const Geometry& geometry, size_t first_block, const PackOptions& options);
+
 // Clears the words and activity bits of `count` blocks.
 void abstain(uint8_t* messages, const Geometry& geometry, size_t first_block, size_t count);
+
+// The weights of ballots, small whole numbers, by their bits: what they cost is their 1 bits.
+class Weights {
+ public:
+  static constexpr int kMost = 15;
+  static constexpr size_t kBits = 4;
+
+  // Throws std::invalid_argument on a weight beyond -kMost to kMost.
+  void assign(const int8_t* weights, size_t count);
+
+  size_t count() const { return values_.size(); }
+  int value(size_t ballot) const { return values_[ballot]; }
+  uint64_t total() const { return total_; }  // of their sizes
+  // The ballots whose weight's size has bit k.
+  const std::vector<uint32_t>& with_bit(size_t k) const { return with_bit_[k]; }
+  // Each weight that occurs, and its negative.
+  const std::vector<int>& distinct() const { return distinct_; }
+
+ private:
+  std::vector<int8_t> values_;
+  std::vector<uint32_t> with_bit_[kBits];
+  std::vector<int> distinct_;
+  uint64_t total_ = 0;
+};
 
 struct TallyOptions {
   size_t shard;
@@ -50,6 +95,16 @@ struct TallyOptions {
   const uint64_t* ordinals;
   size_t tensors;
   bool parity = false;  // inverts those coins, so that ties of two nodes cancel
+
+  // Null: each ballot has one vote. With weights, V = sign(sum of weight * vote), and a block whose
+  // voters all weigh 0 is tied.
+  const Weights* weights = nullptr;
+  // With weights: the tensors' coordinates. Bits past a tensor's end are no votes.
+  const uint64_t* lengths = nullptr;
+  // With weights, for each ballot, null or both: adds the coordinates that it voted on and the
+  // others decided, and those of them in which it voted as they did. The others' ties judge nobody.
+  uint64_t* judged = nullptr;
+  uint64_t* agreed = nullptr;
 };
 
 struct TallyResult {

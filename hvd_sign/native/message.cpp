@@ -196,7 +196,7 @@ void seal(uint8_t* messages, size_t count, const Geometry& geometry, const Label
                   uint16_t(labels.ties),
                   labels.stream,
                   labels.bucket,
-                  labels.chunk,
+                  labels.segment,
                   counter,
                   labels.step,
                   sender,
@@ -225,7 +225,7 @@ void check(const uint8_t* messages, size_t count, const Geometry& geometry, cons
       mismatch(rank, "ties", name(labels.ties), name(Ties(header.ties)));
     same(rank, "stream", labels.stream, header.stream);
     same(rank, "bucket", labels.bucket, header.bucket);
-    same(rank, "chunk", labels.chunk, header.chunk);
+    same(rank, "segment", labels.segment, header.segment);
     same(rank, "step", labels.step, header.step);
     same(rank, "sender", sender, header.sender);
     same(rank, "shard", shard < 0 ? sender : size_t(shard), header.shard);

@@ -5,7 +5,7 @@
 //    word, bit i = coordinate i of the block, 1 = negative. Bits past the tensor's end are 0.
 //  * +0 and -0 are zero. Subnormals are numbers with a sign.
 //  * A block whose coordinates are all zero is inactive: word 0, activity bit 0. The rank abstains.
-//  * A zero inside an active block is cast by the tie policy: a coin (coin), a 0 bit in the sign
+//  * A zero inside an active block is decided by the tie policy: a coin (coin), a 0 bit in the sign
 //  and
 //    in the non-zero plane (zero), or a 0 bit, that is positive (positive).
 //  * A chunk is 64 blocks (4096 coordinates), aligned to the tensor's start. A NaN or an infinity
@@ -51,7 +51,7 @@ struct Header {
   uint16_t ties;
   uint32_t stream;
   uint32_t bucket;
-  uint32_t chunk;
+  uint32_t segment;
   uint32_t counter;
   uint64_t step;
   uint32_t sender;
@@ -119,7 +119,7 @@ struct Labels {
   Ties ties;
   uint32_t stream;
   uint32_t bucket;
-  uint32_t chunk;
+  uint32_t segment;
   uint64_t step;
 };
 

@@ -9,31 +9,17 @@
 
 #include "arrays.h"
 #include "coin.h"
+#include "exact_floats.h"
 #include "kernels.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace hvd_sign {
+
+void define_pack(nb::module_& m);  // in pack_module.cpp
+
 namespace {
-
-size_t blocks_of(size_t coordinates) { return (coordinates + kBlock - 1) / kBlock; }
-
-Ties ties_of(const char* function, int64_t ties) {
-  if (ties < int64_t(Ties::coin) || ties > int64_t(Ties::positive)) {
-    Argument{function, "ties"}.wrong_value("0 (coin), 1 (zero) or 2 (positive)",
-                                           std::to_string(ties));
-  }
-  return Ties(ties);
-}
-
-void must_fit(const char* function, Ties ties, const Geometry& geometry) {
-  if ((ties == Ties::zero) == geometry.nonzero) return;
-  Argument{function, "geometry"}.wrong_value(
-      ties == Ties::zero ? "one with a non-zero plane, as ties 'zero' needs it"
-                         : "one without a non-zero plane, as only ties 'zero' has it",
-      geometry.nonzero ? "one with it" : "one without");
-}
 
 Kind kind_of(const char* function, int64_t kind) {
   if (kind != int64_t(Kind::ballot) && kind != int64_t(Kind::verdict)) {
@@ -82,23 +68,6 @@ uint64_t xor_of(nb::handle words) {
   uint64_t all = 0;
   for (const uint64_t lane : lanes) all ^= lane;
   return all;
-}
-
-nb::tuple pack_into(nb::handle signal, nb::handle messages, const Geometry& geometry,
-                    int64_t first_block, int64_t ties, uint64_t key, int64_t parity,
-                    uint64_t ordinal, bool bfloat16, bool want_abs) {
-  const FloatArray from(signal, {"pack", "signal"}, Access::read, bfloat16);
-  const Messages to(messages, "pack", Access::write, geometry);
-  to.must_not_overlap(from);
-  const size_t first = first_of("pack", first_block, blocks_of(from.size()), geometry);
-  const PackOptions options{ties_of("pack", ties), key, (parity & 1) != 0, ordinal, want_abs};
-  must_fit("pack", options.ties, geometry);
-  PackResult result;
-  {
-    nb::gil_scoped_release release;
-    result = pack(from.data(), from.type, from.size(), to.data(), geometry, first, options);
-  }
-  return nb::make_tuple(result.nonfinite_chunks, result.finite_coordinates, result.abs_sum);
 }
 
 void abstain_in(nb::handle messages, const Geometry& geometry, int64_t first_block,
@@ -187,10 +156,10 @@ void fetch_from(nb::handle messages, const Geometry& geometry, int64_t first_blo
 }
 
 void seal_in(nb::handle messages, const Geometry& geometry, int64_t kind, uint16_t flags,
-             int64_t ties, uint32_t stream, uint32_t bucket, uint32_t chunk, uint32_t counter,
+             int64_t ties, uint32_t stream, uint32_t bucket, uint32_t segment, uint32_t counter,
              uint64_t step, uint32_t sender, int64_t shard) {
   const MessageList to(messages, {"seal", "messages"}, Access::write, geometry);
-  const Labels labels{kind_of("seal", kind), ties_of("seal", ties), stream, bucket, chunk, step};
+  const Labels labels{kind_of("seal", kind), ties_of("seal", ties), stream, bucket, segment, step};
   shard_of("seal", shard, -1, geometry);
   if (shard < 0 && to.count > geometry.shards) {
     to.argument().wrong_value(
@@ -202,10 +171,11 @@ void seal_in(nb::handle messages, const Geometry& geometry, int64_t kind, uint16
 }
 
 nb::tuple check_in(nb::handle messages, const Geometry& geometry, int64_t kind, int64_t ties,
-                   uint32_t stream, uint32_t bucket, uint32_t chunk, uint64_t step, int64_t shard,
+                   uint32_t stream, uint32_t bucket, uint32_t segment, uint64_t step, int64_t shard,
                    const std::optional<std::vector<uint32_t>>& ranks) {
   const MessageList from(messages, {"check", "messages"}, Access::read, geometry);
-  const Labels labels{kind_of("check", kind), ties_of("check", ties), stream, bucket, chunk, step};
+  const Labels labels{
+      kind_of("check", kind), ties_of("check", ties), stream, bucket, segment, step};
   shard_of("check", shard, -1, geometry);
   if (ranks && ranks->size() != from.count) {
     Argument{"check", "ranks"}.wrong_value(std::to_string(from.count) + " items, one a message",
@@ -223,7 +193,8 @@ nb::tuple check_in(nb::handle messages, const Geometry& geometry, int64_t kind, 
 
 nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle verdict,
                      int64_t shard, int64_t ties, uint64_t key, nb::handle first_blocks,
-                     nb::handle ordinals, int64_t parity) {
+                     nb::handle ordinals, int64_t parity, nb::handle weights, nb::handle lengths,
+                     nb::handle agreed, nb::handle judged) {
   const MessageList from(ballots, {"tally", "ballots"}, Access::read, geometry);
   const ItemArray<uint8_t> to(verdict, {"tally", "verdict"}, Access::write,
                               int64_t(geometry.message_bytes));
@@ -236,13 +207,16 @@ nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle ve
   if (from.count >= uint64_t(1) << 31) {
     from.argument().wrong_value("fewer than 2^31 messages", std::to_string(from.count));
   }
-  const TallyOptions options{size_t(shard_of("tally", shard, 0, geometry)),
-                             ties_of("tally", ties),
-                             key,
-                             firsts.items(),
-                             names.items(),
-                             firsts.size(),
-                             (parity & 1) != 0};
+  TallyOptions options{size_t(shard_of("tally", shard, 0, geometry)),
+                       ties_of("tally", ties),
+                       key,
+                       firsts.items(),
+                       names.items(),
+                       firsts.size(),
+                       (parity & 1) != 0};
+  const WeighingArrays weighing(weights, lengths, agreed, judged, from.count, firsts.size());
+  weighing.must_be_apart_from({&from, &firsts, &names, &to});
+  weighing.put_into(options);
   must_fit("tally", options.ties, geometry);
   const int64_t first = int64_t(options.shard * geometry.shard_blocks);
   bool ascending = options.tensors > 0 && options.first_blocks[0] <= first;
@@ -345,27 +319,31 @@ NB_MODULE(_kernels, m) {
       .def_ro("total_bytes", &Geometry::total_bytes)
       .def("__repr__", &describe);
 
+  nb::class_<ExactFloats>(m, "ExactFloats")
+      .def(nb::init<>())
+      .def("__enter__", &ExactFloats::enter)
+      .def("__exit__", [](const ExactFloats& floats, nb::args) { floats.leave(); });
   m.def("implementations", &implementations);
   m.def("implementation", &implementation);
   m.def("set_implementation", &set_implementation, "name"_a);
   m.def("coin_key", &coin_key_of, "seed"_a, "stream"_a, "step"_a);
   m.def("coin_words", &coin_words_into, "key"_a, "ordinal"_a, "first_block"_a, "out"_a.none());
   m.def("xor_words", &xor_of, "words"_a.none());
-  m.def("pack", &pack_into, "signal"_a.none(), "messages"_a.none(), "geometry"_a, "first_block"_a,
-        nb::kw_only(), "ties"_a, "key"_a, "parity"_a, "ordinal"_a, "bfloat16"_a = false,
-        "want_abs"_a = false);
+  define_pack(m);
   m.def("abstain", &abstain_in, "messages"_a.none(), "geometry"_a, "first_block"_a, "blocks"_a);
   m.def("place", &place_into, "signs"_a.none(), "active"_a.none(), "nonzero"_a.none(),
         "messages"_a.none(), "geometry"_a, "first_block"_a);
   m.def("fetch", &fetch_from, "messages"_a.none(), "geometry"_a, "first_block"_a, "signs"_a.none(),
         "active"_a.none(), "nonzero"_a.none());
   m.def("seal", &seal_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "flags"_a,
-        "ties"_a, "stream"_a, "bucket"_a, "chunk"_a, "counter"_a, "step"_a, "sender"_a,
+        "ties"_a, "stream"_a, "bucket"_a, "segment"_a, "counter"_a, "step"_a, "sender"_a,
         "shard"_a = -1);
   m.def("check", &check_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
-        "stream"_a, "bucket"_a, "chunk"_a, "step"_a, "shard"_a = -1, "ranks"_a = nb::none());
+        "stream"_a, "bucket"_a, "segment"_a, "step"_a, "shard"_a = -1, "ranks"_a = nb::none());
   m.def("tally", &tally_into, "ballots"_a.none(), "geometry"_a, "verdict"_a.none(), nb::kw_only(),
-        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none(), "parity"_a = 0);
+        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none(), "parity"_a = 0,
+        "weights"_a = nb::none(), "lengths"_a = nb::none(), "agreed"_a = nb::none(),
+        "judged"_a = nb::none());
   m.def("write_verdict", &write_into, "out"_a.none(), "messages"_a.none(), "geometry"_a,
         "first_block"_a, nb::kw_only(), "scale"_a = 1.0, "bfloat16"_a = false);
   m.def("apply_verdict", &apply_to, "p"_a.none(), "messages"_a.none(), "geometry"_a,

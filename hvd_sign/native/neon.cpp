@@ -8,6 +8,7 @@
 
 #include "bitslice.h"
 #include "floats.h"
+#include "weigh.h"
 
 namespace hvd_sign {
 namespace {
@@ -107,6 +108,12 @@ uint64_t sign_bits(Get v) {
   return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(both, both)), 0);
 }
 
+// Whether the largest magnitude is that of a finite number.
+template <class Float>
+bool is_finite(Vector highest) {
+  return !any(Lanes<Float>::above(highest, Lanes<Float>::all(uint64_t(Float::kInfinity) - 1)));
+}
+
 template <class Float>
 Scan scan(const void* blocks, size_t count, uint64_t* signs) {
   using L = Lanes<Float>;
@@ -127,7 +134,7 @@ Scan scan(const void* blocks, size_t count, uint64_t* signs) {
     with_zeros |= uint64_t(any(L::same(low, zero))) << block;
     highest = L::high(highest, high);
   }
-  return {active, with_zeros, !any(L::above(highest, L::all(uint64_t(Float::kInfinity) - 1)))};
+  return {active, with_zeros, is_finite<Float>(highest)};
 }
 
 template <class Float>
@@ -141,13 +148,18 @@ uint64_t zeros(const void* block) {
   });
 }
 
-// Numbers of a type whose arithmetic is float32: four at a time to registers, eight back.
+// Numbers in their arithmetic's type: a register at a time; of those in float32, eight back.
 template <class Float>
 struct Numbers;
 
 template <>
+struct Numbers<Float64> {
+  static float64x2_t load(const uint8_t* from) { return vreinterpretq_f64_u8(load_vector(from)); }
+};
+
+template <>
 struct Numbers<Float32> {
-  static float32x4_t load4(const uint8_t* from) { return vreinterpretq_f32_u8(load_vector(from)); }
+  static float32x4_t load(const uint8_t* from) { return vreinterpretq_f32_u8(load_vector(from)); }
   static void round8(float32x4_t low, float32x4_t high, Vector* to) {
     to[0] = vreinterpretq_u8_f32(low);
     to[1] = vreinterpretq_u8_f32(high);
@@ -156,7 +168,7 @@ struct Numbers<Float32> {
 
 template <>
 struct Numbers<Float16> {
-  static float32x4_t load4(const uint8_t* from) {
+  static float32x4_t load(const uint8_t* from) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(from)));
   }
   static void round8(float32x4_t low, float32x4_t high, Vector* to) {
@@ -166,7 +178,7 @@ struct Numbers<Float16> {
 
 template <>
 struct Numbers<BFloat16> {
-  static float32x4_t load4(const uint8_t* from) {
+  static float32x4_t load(const uint8_t* from) {
     return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(from)), 16));
   }
   // A NaN needs no care: it came from a bfloat16 or is the default one, so its lower half is 0 and
@@ -189,8 +201,8 @@ double abs_sum(const void* blocks, size_t count, double sum) {
   for (size_t block = 0; block < count; ++block) {
     float32x4_t low = vdupq_n_f32(0), high = low;
     for (size_t row = 0; row < 8; ++row, at += 2 * kFour) {
-      low = vaddq_f32(low, vabsq_f32(Numbers<Float>::load4(at)));
-      high = vaddq_f32(high, vabsq_f32(Numbers<Float>::load4(at + kFour)));
+      low = vaddq_f32(low, vabsq_f32(Numbers<Float>::load(at)));
+      high = vaddq_f32(high, vabsq_f32(Numbers<Float>::load(at + kFour)));
     }
     const float32x4_t four = vaddq_f32(low, high);
     const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
@@ -212,6 +224,32 @@ double abs_sum64(const void* blocks, size_t count, double sum) {
     sum += vgetq_lane_f64(two, 0) + vgetq_lane_f64(two, 1);
   }
   return sum;
+}
+
+// As vectors of the compiler's: what is rounded, and when, stands in their operators.
+template <class Float>
+bool blend(const void* state, const void* gradient, size_t blocks, double a, double b,
+           double unscale, void* to) {
+  using State = ArithmeticOf<Float>;
+  using Sum = decltype(Numbers<State>::load(nullptr));
+  using Number = typename State::Arithmetic;
+  // To all lanes by a subtraction: a factor of -0.0 stays one.
+  const Sum of_state = Number(a) - Sum{}, of_gradient = Number(b) - Sum{};
+  const Sum u = Number(unscale) - Sum{};
+  const Vector magnitude = Lanes<State>::all(uint64_t(State::kSign) - 1);
+  const uint8_t* m = static_cast<const uint8_t*>(state);
+  const uint8_t* g = static_cast<const uint8_t*>(gradient);
+  uint8_t* at = static_cast<uint8_t*>(to);
+  Vector highest = vdupq_n_u8(0);
+  for (size_t i = 0; i < blocks * size_t(kVectors<State>); ++i) {
+    const Sum sum =
+        of_state * Numbers<State>::load(m) + of_gradient * (u * Numbers<Float>::load(g));
+    highest = Lanes<State>::high(highest, vandq_u8(Vector(sum), magnitude));
+    store_vector(at, Vector(sum));
+    m += sizeof(Vector), at += sizeof(Vector);
+    g += size_t(kLanes<State>) * sizeof(typename Float::Bits);
+  }
+  return is_finite<State>(highest);
 }
 
 template <class Float>
@@ -240,7 +278,7 @@ void apply(void* p, size_t blocks, const uint64_t* signs, const uint64_t* keep, 
     for (int first = 0; first < int(kBlock); first += 8, at += 8 * kBytes) {
       const auto stepped = [&](int next) {
         const uint32x4_t negative = Lanes32::in(Lanes32::mask(signs[block], first + next));
-        return vsubq_f32(Numbers<Float>::load4(at + next * kBytes), vbslq_f32(negative, down, up));
+        return vsubq_f32(Numbers<Float>::load(at + next * kBytes), vbslq_f32(negative, down, up));
       };
       Vector after[8 / kLanes<Float>];
       Numbers<Float>::round8(stepped(0), stepped(4), after);
@@ -289,6 +327,13 @@ void signed_majority(const Ballots& ballots, uint64_t* negative, uint64_t* nonze
   });
 }
 
+void weighted_majority(const Ballots& ballots, const Weighing& weighing, uint64_t* negative,
+                       uint64_t* nonzero, uint64_t* tied) {
+  for_each_word(ballots.words, [&](auto width, size_t word) {
+    weighted_majority_of_word<decltype(width)>(ballots, word, weighing, negative, nonzero, tied);
+  });
+}
+
 uint64_t popcount(const uint64_t* words, size_t count) {
   uint64_t sum = 0;
   for (size_t word = 0; word < count; ++word) sum += uint64_t(__builtin_popcountll(words[word]));
@@ -305,8 +350,10 @@ const Implementation kNeon = {
     {scan<Float32>, scan<Float64>, scan<Float16>, scan<BFloat16>},
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
+    {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
     majority,
     signed_majority,
+    weighted_majority,
     popcount,
     {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
     fence,

@@ -22,19 +22,34 @@ class Packer {
 
   // Packs `count` <= 4096 coordinates that begin at `block` of the tensor.
   void chunk(const uint8_t* signal, size_t count, size_t block, Blocks& out) {
+    Scan found{0, 0, true};
+    look(signal, 0, count, out, found);
+    settle(found, signal, count, block, out);
+  }
+
+  // The signs of the coordinates from block `first` of the chunk to `count`, zeros as they come.
+  void look(const uint8_t* signal, size_t first, size_t count, Blocks& out, Scan& found) {
     const size_t whole = count / kBlock;
     const size_t rest = count % kBlock;
-    Scan scan = scan_(signal, whole, out.signs);
-    alignas(64) uint8_t tail[kBlock * 8];  // the last block, filled up with zeros
+    const auto scan = [&](const uint8_t* from, size_t at, size_t blocks) {
+      const Scan here = scan_(from, blocks, out.signs + at);
+      found.active |= here.active << at;
+      found.with_zeros |= here.with_zeros << at;
+      found.finite &= here.finite;
+    };
+    if (first < whole) scan(signal + first * block_bytes_, first, whole - first);
     if (rest) {
       const size_t bytes = rest * (block_bytes_ / kBlock);
-      std::memcpy(tail, signal + whole * block_bytes_, bytes);
-      std::memset(tail + bytes, 0, block_bytes_ - bytes);
-      const Scan last = scan_(tail, 1, out.signs + whole);
-      scan.active |= last.active << whole;
-      scan.with_zeros |= last.with_zeros << whole;
-      scan.finite &= last.finite;
+      std::memcpy(tail_, signal + whole * block_bytes_, bytes);
+      std::memset(tail_ + bytes, 0, block_bytes_ - bytes);
+      scan(tail_, whole, 1);
     }
+  }
+
+  // Decides the zeros, and sums: what is left to do when the whole chunk was looked at.
+  void settle(const Scan& scan, const uint8_t* signal, size_t count, size_t block, Blocks& out) {
+    const size_t whole = count / kBlock;
+    const size_t rest = count % kBlock;
     if (!scan.finite) {
       result_.nonfinite_chunks += 1;
       out = Blocks{};
@@ -49,7 +64,7 @@ class Packer {
     for (uint64_t left = scan.with_zeros; left; left &= left - 1) {
       const size_t b = size_t(__builtin_ctzll(left));
       const uint64_t zeros =
-          b < whole ? zeros_(signal + b * block_bytes_) : zeros_(tail) & low_bits(rest);
+          b < whole ? zeros_(signal + b * block_bytes_) : zeros_(tail_) & low_bits(rest);
       out.signs[b] &= ~zeros;
       if (with_nonzero_) out.nonzero[b] &= ~zeros;
       if (options_.ties == Ties::coin && (scan.active >> b & 1)) {
@@ -58,7 +73,7 @@ class Packer {
     }
     if (!options_.want_abs) return;
     result_.abs_sum = abs_sum_(signal, whole, result_.abs_sum);
-    if (rest) result_.abs_sum = abs_sum_(tail, 1, result_.abs_sum);
+    if (rest) result_.abs_sum = abs_sum_(tail_, 1, result_.abs_sum);
   }
 
   const PackResult& result() const { return result_; }
@@ -73,6 +88,81 @@ class Packer {
   double (*const abs_sum_)(const void*, size_t, double);
   const size_t block_bytes_;
   PackResult result_;
+  alignas(64) uint8_t tail_[kBlock * 8];  // a chunk's last block, filled up with zeros
+};
+
+// So many coordinates are computed and then packed, in turns: memory is read while they are packed.
+// By 2 blocks one core that copies at 40 GB/s reaches 38, by 8 blocks 31.
+constexpr size_t kBatch = 2 * kBlock;
+
+// Computes the signal and the next state of a chunk beside the state, which becomes the next one
+// when the chunk has turned out finite.
+class LinearUpdate {
+ public:
+  LinearUpdate(const void* gradient, Dtype dtype, const void* state, void* next,
+               const Linear& linear)
+      : gradient_(static_cast<const uint8_t*>(gradient)),
+        state_(static_cast<const uint8_t*>(state)),
+        next_(static_cast<uint8_t*>(next)),
+        linear_(linear),
+        signal_is_next_(linear.a == linear.c && linear.b == linear.d),
+        blend_(active_implementation().blend[size_t(dtype)]),
+        gradient_bytes_(bytes_of(dtype)),
+        state_bytes_(bytes_of(arithmetic_of(dtype))) {}
+
+  // Computes the coordinates from `first` to `end` of the chunk that begins at `start`, at most a
+  // batch; tells whether they are finite.
+  bool compute(size_t start, size_t first, size_t end) {
+    const size_t whole = (end - first) / kBlock, rest = (end - first) % kBlock;
+    const uint8_t* m = state_ ? state_ + (start + first) * state_bytes_ : kZeros;
+    const uint8_t* g = gradient_ ? gradient_ + (start + first) * gradient_bytes_ : kZeros;
+    bool finite = blocks(m, g, whole, first);
+    if (rest) {
+      alignas(64) uint8_t last_m[kBlock * 8] = {}, last_g[kBlock * 8] = {};
+      std::memcpy(last_m, m + whole * kBlock * state_bytes_, rest * state_bytes_);
+      std::memcpy(last_g, g + whole * kBlock * gradient_bytes_, rest * gradient_bytes_);
+      finite &= blocks(last_m, last_g, 1, first + whole * kBlock);
+    }
+    return finite;
+  }
+
+  const uint8_t* signal() const { return computed_signal_; }
+
+  // Ends the chunk of `count` coordinates that begins at `start`.
+  void keep(size_t start, size_t count, bool finite) const {
+    if (!next_ || (!finite && next_ == state_)) return;
+    uint8_t* to = next_ + start * state_bytes_;
+    const size_t bytes = count * state_bytes_;
+    if (finite) {
+      std::memcpy(to, signal_is_next_ ? computed_signal_ : computed_next_, bytes);
+    } else if (state_) {
+      std::memcpy(to, state_ + start * state_bytes_, bytes);
+    } else {
+      std::memset(to, 0, bytes);
+    }
+  }
+
+ private:
+  bool blocks(const uint8_t* m, const uint8_t* g, size_t count, size_t at) {
+    const auto& [a, b, c, d, u] = linear_;
+    const size_t offset = at * state_bytes_;
+    bool finite = blend_(m, g, count, a, b, u, computed_signal_ + offset);
+    if (next_ && !signal_is_next_) finite &= blend_(m, g, count, c, d, u, computed_next_ + offset);
+    return finite;
+  }
+
+  static constexpr uint8_t kZeros[kBatch * 8] = {};
+
+  const uint8_t* const gradient_;
+  const uint8_t* const state_;
+  uint8_t* const next_;
+  const Linear& linear_;
+  const bool signal_is_next_;
+  bool (*const blend_)(const void*, const void*, size_t, double, double, double, void*);
+  const size_t gradient_bytes_;
+  const size_t state_bytes_;
+  alignas(64) uint8_t computed_signal_[kChunk * 8];
+  alignas(64) uint8_t computed_next_[kChunk * 8];
 };
 
 }  // namespace
@@ -91,6 +181,32 @@ PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages
     const size_t here = std::min(kChunk, count - done);
     Blocks blocks;
     packer.chunk(data + done * bytes_of(dtype), here, options.block + done / kBlock, blocks);
+    put_blocks(blocks, messages, geometry, first_block + done / kBlock,
+               (here + kBlock - 1) / kBlock);
+  }
+  return packer.result();
+}
+
+PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const void* state,
+                       void* next, const Linear& linear, uint8_t* messages,
+                       const Geometry& geometry, size_t first_block, const PackOptions& options) {
+  const bool is_gradient = !state && !next && linear.b == 1 && linear.unscale == 1;
+  if (is_gradient && gradient) {
+    return pack(gradient, dtype, count, messages, geometry, first_block, options);
+  }
+  Packer packer(arithmetic_of(dtype), geometry.nonzero, options);
+  LinearUpdate update(gradient, dtype, state, next, linear);
+  for (size_t done = 0; done < count; done += kChunk) {
+    const size_t here = std::min(kChunk, count - done);
+    Blocks blocks;
+    Scan found{0, 0, true};
+    for (size_t first = 0; first < here; first += kBatch) {
+      const size_t end = std::min(first + kBatch, here);
+      found.finite &= update.compute(done, first, end);
+      packer.look(update.signal(), first / kBlock, end, blocks, found);
+    }
+    packer.settle(found, update.signal(), here, options.block + done / kBlock, blocks);
+    update.keep(done, here, found.finite);
     put_blocks(blocks, messages, geometry, first_block + done / kBlock,
                (here + kBlock - 1) / kBlock);
   }

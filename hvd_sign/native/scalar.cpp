@@ -2,6 +2,7 @@
 #include "bitslice.h"
 #include "floats.h"
 #include "implementation.h"
+#include "weigh.h"
 
 namespace hvd_sign {
 namespace {
@@ -69,6 +70,24 @@ double abs_sum(const void* blocks, size_t count, double sum) {
 }
 
 template <class Float>
+bool blend(const void* state, const void* gradient, size_t blocks, double a, double b,
+           double unscale, void* to) {
+  using Arithmetic = typename Float::Arithmetic;
+  using State = ArithmeticOf<Float>;
+  const Arithmetic of_state = Arithmetic(a), of_gradient = Arithmetic(b), u = Arithmetic(unscale);
+  typename State::Bits highest = 0;
+  for (size_t i = 0; i < blocks * kBlock; ++i) {
+    const Arithmetic m = State::value(load_bits<State>(state, i));
+    const Arithmetic g = Float::value(load_bits<Float>(gradient, i));
+    const auto sum = State::bits(of_state * m + of_gradient * (u * g));
+    const auto magnitude = sum & ~State::kSign;
+    highest = magnitude > highest ? magnitude : highest;
+    store_bits<State>(to, i, sum);
+  }
+  return highest < State::kInfinity;
+}
+
+template <class Float>
 void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale,
            bool /*past_cache*/) {
   using Bits = typename Float::Bits;
@@ -108,6 +127,13 @@ void signed_majority(const Ballots& ballots, uint64_t* negative, uint64_t* nonze
   }
 }
 
+void weighted_majority(const Ballots& ballots, const Weighing& weighing, uint64_t* negative,
+                       uint64_t* nonzero, uint64_t* tied) {
+  for (size_t word = 0; word < ballots.words; ++word) {
+    weighted_majority_of_word<uint64_t>(ballots, word, weighing, negative, nonzero, tied);
+  }
+}
+
 uint64_t popcount(const uint64_t* words, size_t count) {
   uint64_t sum = 0;
   for (size_t word = 0; word < count; ++word) sum += uint64_t(__builtin_popcountll(words[word]));
@@ -124,8 +150,10 @@ const Implementation kScalar = {
     {scan<Float32>, scan<Float64>, scan<Float16>, scan<BFloat16>},
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum<Float64>, abs_sum<Float16>, abs_sum<BFloat16>},
+    {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
     majority,
     signed_majority,
+    weighted_majority,
     popcount,
     {write<Float32>, write<Float64>, write<Float16>, write<BFloat16>},
     fence,

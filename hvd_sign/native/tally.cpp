@@ -1,28 +1,41 @@
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <stdexcept>
 
-#include "bitslice.h"
 #include "coin.h"
 #include "implementation.h"
+#include "weigh.h"
 
 namespace hvd_sign {
 namespace {
 
-// Walks through a bucket's blocks upwards and knows each one's coins.
+// Walks through a bucket's blocks upwards and knows each one's coins, or how much of it is a
+// tensor.
 class CoinsOfBucket {
  public:
   explicit CoinsOfBucket(const TallyOptions& options)
       : options_(options), coins_(options.key, options.tensors ? options.ordinals[0] : 0) {}
 
   uint64_t word(int64_t block) {
-    while (tensor_ + 1 < options_.tensors && options_.first_blocks[tensor_ + 1] <= block) {
-      coins_ = Coins(options_.key, options_.ordinals[++tensor_]);
-    }
-    const uint64_t coins = coins_.word(uint64_t(block - options_.first_blocks[tensor_]));
+    const uint64_t coins = coins_.word(within(block));
     return options_.parity ? ~coins : coins;
   }
 
+  uint64_t exist(int64_t block) {
+    const uint64_t before = within(block) * kBlock, length = options_.lengths[tensor_];
+    return before < length ? low_bits(length - before) : 0;
+  }
+
  private:
+  // The block's number in its tensor.
+  uint64_t within(int64_t block) {
+    while (tensor_ + 1 < options_.tensors && options_.first_blocks[tensor_ + 1] <= block) {
+      coins_ = Coins(options_.key, options_.ordinals[++tensor_]);
+    }
+    return uint64_t(block - options_.first_blocks[tensor_]);
+  }
+
   const TallyOptions& options_;
   Coins coins_;
   size_t tensor_ = 0;
@@ -77,6 +90,32 @@ void decide(const Ballots& ballots, const Activity& activity, const TallyOptions
   }
 }
 
+// The same with weights. What lies past a tensor's end is decided as 0 votes would be.
+void decide_weighted(Ballots ballots, const Activity& activity, const TallyOptions& options,
+                     size_t first, CoinsOfBucket& coins, CoinsOfBucket& tensors, Blocks& verdict,
+                     TallyResult& result) {
+  const Weights& weights = *options.weights;
+  uint64_t voters[kSumPlanes], exist[kChunkBlocks], tied[kChunkBlocks];
+  for (size_t b = 0; b < ballots.words; ++b) exist[b] = tensors.exist(int64_t(first + b));
+  const auto active = [&](size_t i) { return load_word(ballots.active + i * ballots.stride); };
+  weigh_votes<uint64_t>(weights, active, voters);
+  const Weighing weighing{weights, voters, exist, options.judged, options.agreed};
+  const uint64_t here = low_bits(ballots.words);
+  if ((activity.all & here) == here) ballots.active = nullptr;
+  if (options.ties != Ties::zero) ballots.nonzero = nullptr;
+  active_implementation().weighted_majority(ballots, weighing, verdict.signs, verdict.nonzero,
+                                            tied);
+  for (size_t b = 0; b < ballots.words; ++b) {
+    tied[b] &= activity.any >> b & 1 ? exist[b] : 0;
+    verdict.signs[b] &= exist[b];
+    verdict.nonzero[b] &= exist[b];
+    if (options.ties == Ties::coin && tied[b]) {
+      verdict.signs[b] |= tied[b] & coins.word(int64_t(first + b));
+    }
+  }
+  result.ties += active_implementation().popcount(tied, ballots.words);
+}
+
 // The median of the voters' means, the lower middle one of an even number. One voter among them
 // moves it to a neighbour in their order at most; the mean of two middle ones would leave it in the
 // hands of each of two voters, and a step too short mends itself, while one too long does not.
@@ -104,10 +143,33 @@ void median_of_trailers(const uint8_t* ballots, size_t count, const Geometry& ge
 
 }  // namespace
 
+void Weights::assign(const int8_t* weights, size_t count) {
+  values_.assign(weights, weights + count);
+  for (auto& ballots : with_bit_) ballots.clear();
+  distinct_.clear();
+  total_ = 0;
+  bool seen[2 * kMost + 1] = {};
+  for (size_t ballot = 0; ballot < count; ++ballot) {
+    const int weight = weights[ballot], size = std::abs(weight);
+    if (size > kMost) {
+      throw std::invalid_argument("tally: weights: expected numbers from -15 to 15, got " +
+                                  std::to_string(weight));
+    }
+    seen[kMost + weight] = seen[kMost - weight] = true;
+    total_ += uint64_t(size);
+    for (size_t k = 0; k < kBits; ++k) {
+      if (size >> k & 1) with_bit_[k].push_back(uint32_t(ballot));
+    }
+  }
+  for (int weight = -kMost; weight <= kMost; ++weight) {
+    if (seen[kMost + weight]) distinct_.push_back(weight);
+  }
+}
+
 TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry, uint8_t* verdict,
                   const TallyOptions& options) {
   TallyResult result;
-  CoinsOfBucket coins(options);
+  CoinsOfBucket coins(options), tensors(options);
   // The verdict is one message by itself: as if the bucket had only this shard's blocks.
   const size_t first = options.shard * geometry.shard_blocks;
   const size_t blocks = geometry.blocks_in(options.shard);
@@ -123,7 +185,11 @@ TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry
     const Activity activity = activity_of(seen);
     Blocks decided;
     decided.active = activity.any & low_bits(words);
-    decide(seen, activity, options, first + done, coins, decided, result);
+    if (options.weights) {
+      decide_weighted(seen, activity, options, first + done, coins, tensors, decided, result);
+    } else {
+      decide(seen, activity, options, first + done, coins, decided, result);
+    }
     result.dead_blocks += words - size_t(__builtin_popcountll(decided.active));
     put_blocks(decided, verdict, geometry, done, words);
   }

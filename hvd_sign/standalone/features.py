@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvd_sign.process import load_mpi
+from hvd_sign.core.process import load_mpi
 from hvd_sign.standalone.ranks import ranks
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hvd_sign.standalone.operations import Array, Broadcast, Collective
-from hvd_sign.transports.base import Pending
+from hvd_sign.transports.communication import Pending
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hvd_sign.standalone.operations import AllGather, Array, Broadcast, Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
-from hvd_sign.standalone.ranks import ask, ranks
+from hvd_sign.standalone.ranks import enqueue, ranks
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -49,7 +49,7 @@ def _broadcast(array: Array, root_rank: int, name: str, process_set: ProcessSet)
     def make(communicator: MPI.Intracomm) -> Broadcast:
         return Broadcast(communicator, array, place(root_rank, process_set))
 
-    received: Array = ask(Broadcast, make, name, process_set).result()
+    received: Array = enqueue(Broadcast, make, name, process_set).result()
     return received
 
 
@@ -84,7 +84,9 @@ def _pack(
 
 
 def _gather(array: Array, name: str, process_set: ProcessSet) -> Array:
-    made = ask(AllGather, lambda communicator: AllGather(communicator, array), name, process_set)
+    made = enqueue(
+        AllGather, lambda communicator: AllGather(communicator, array), name, process_set
+    )
     gathered: Array = made.result()
     return gathered
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.calls import Call
+from hvd_sign.engine.operations import Operation
 from hvd_sign.errors import OperationError, TensorError
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op, mpi_op
 from hvd_sign.standalone.timeline import timeline
-from hvd_sign.transports.base import Pending, Transport
-from hvd_sign.transports.mpi import Request
+from hvd_sign.transports.base import Transport
+from hvd_sign.transports.communication import Pending
+from hvd_sign.transports.mpi import MpiRequest
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -31,7 +32,7 @@ MOST_ELEMENTS = 2**31 - 1
 """What MPI counts up to in one message; larger arrays are reduced and broadcast in pieces."""
 
 
-class Collective(Call):
+class Collective(Operation):
     """A collective operation; ``result()`` is there once its handle is done.
 
     Args:
@@ -58,7 +59,7 @@ class Collective(Call):
         """The operation on its own communicator, whatever the votes' transport."""
         begun = time.monotonic()
         yield from self.run()
-        timeline.operation(self.kind, name, self.task.asked, begun, self.claim)
+        timeline.operation(self.kind, name, self.task.enqueued, begun, self.claim)
 
     @abstractmethod
     def run(self) -> Iterator[Pending]:
@@ -115,7 +116,7 @@ class AllReduce(Collective):
             op = mpi_op(self.op, numbers)
             for sent, got in pieces(numbers, reduced):
                 request = self.communicator.Iallreduce(sent, got, op)
-                yield Request(request, sent, got)
+                yield MpiRequest(request, sent, got)
             reduced = self.finished(reduced)
             self._results.append(reduced.astype(array.dtype, copy=False))
 
@@ -172,7 +173,7 @@ class ReduceScatter(Collective):
         request = self.communicator.Ireduce_scatter(
             numbers, share, counts, mpi_op(self._whole.op, numbers)
         )
-        yield Request(request, numbers, share)
+        yield MpiRequest(request, numbers, share)
         self._share = self._whole.finished(share).astype(array.dtype, copy=False)
 
     def result(self) -> Array:
@@ -200,14 +201,14 @@ class AllGather(Collective):
         size = self.communicator.Get_size()
         mine = np.array([len(self.array)], np.int64)
         rows = np.empty(size, np.int64)
-        yield Request(self.communicator.Iallgather(mine, rows), mine, rows)
+        yield MpiRequest(self.communicator.Iallgather(mine, rows), mine, rows)
         width = math.prod(self.array.shape[1:]) * self.array.itemsize
         joined = np.empty((int(rows.sum()), *self.array.shape[1:]), self.array.dtype)
         received = as_bytes(joined)
         counts = rows * width
         check_count(counts.sum())
         request = self.communicator.Iallgatherv(as_bytes(self.array), (received, counts.tolist()))
-        yield Request(request, self.array, joined)
+        yield MpiRequest(request, self.array, joined)
         self._joined = joined
 
     def result(self) -> Array:
@@ -245,7 +246,7 @@ class Broadcast(Collective):
         flat = as_bytes(self._array)
         for start in range(0, flat.size, MOST_ELEMENTS):
             piece = flat[start : start + MOST_ELEMENTS]
-            yield Request(self.communicator.Ibcast(piece, self.root), piece)
+            yield MpiRequest(self.communicator.Ibcast(piece, self.root), piece)
 
     def result(self) -> Array:
         """The root's array."""
@@ -301,7 +302,7 @@ class AllToAll(Collective):
     def run(self) -> Iterator[Pending]:
         """MPI_Ialltoall of the numbers of rows, then MPI_Ialltoallv of the bytes."""
         rows = np.empty_like(self.splits)
-        yield Request(self.communicator.Ialltoall(self.splits, rows), self.splits, rows)
+        yield MpiRequest(self.communicator.Ialltoall(self.splits, rows), self.splits, rows)
         width = math.prod(self.array.shape[1:]) * self.array.itemsize
         received = np.empty((int(rows.sum()), *self.array.shape[1:]), self.array.dtype)
         for counts in (self.splits * width, rows * width):
@@ -310,7 +311,7 @@ class AllToAll(Collective):
             (as_bytes(self.array), (self.splits * width).tolist()),
             (as_bytes(received), (rows * width).tolist()),
         )
-        yield Request(request, self.array, received)
+        yield MpiRequest(request, self.array, received)
         self._result = received, rows.astype(np.int32)
 
     def result(self) -> tuple[Array, Array]:

@@ -63,9 +63,7 @@ class ProcessSet:
         Raises:
             NotInitializedError: ``init()`` was not called.
         """
-        from hvd_sign.standalone.ranks import rank  # which needs process sets
-
-        return None if self.ranks is None else rank() in self.ranks
+        return None if self.ranks is None else global_process_set.place() in self.ranks
 
     def members(self) -> list[int]:
         """Its ranks. Raises ValueError: it is not registered."""
@@ -121,7 +119,7 @@ def _checked(ranks: list[int]) -> list[int]:
 
 
 def _communicator(given: Any) -> MPI.Intracomm:
-    from hvd_sign.process import load_mpi  # only where there is MPI for certain
+    from hvd_sign.core.process import load_mpi
 
     mpi = load_mpi()
     if not isinstance(given, mpi.Intracomm) or given == mpi.COMM_NULL:

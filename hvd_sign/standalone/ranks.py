@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from hvd_sign import process, runtime
-from hvd_sign.adhoc import AdHocStream
-from hvd_sign.alike import callers, check_alike
-from hvd_sign.calls import ADDED, PROCESS_SETS, REMOVED, Opening
-from hvd_sign.engine import Handle
+from hvd_sign.core import process
+from hvd_sign.core.alike import callers, check_alike
+from hvd_sign.core.launch import check_not_a_copy
+from hvd_sign.engine.operations import ADDED, PROCESS_SETS, REMOVED, Opening
+from hvd_sign.engine.progress import Handle
+from hvd_sign.engine.stall import StallCheck
 from hvd_sign.errors import NotInitializedError, VoteError
-from hvd_sign.launch import check_not_a_copy
-from hvd_sign.runtime import World
-from hvd_sign.stall import StallCheck
+from hvd_sign.runtime import lifecycle
+from hvd_sign.runtime.named import AdHocStream
+from hvd_sign.runtime.world import World
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.registering import agree
 from hvd_sign.standalone.timeline import timeline
+from hvd_sign.transports.nodes import NodeMap, names_of_nodes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -36,21 +38,21 @@ NAP = 1e-3
 """Seconds between two looks at whether all ranks have joined."""
 
 
-class Asked(NamedTuple, Generic[Kind]):
+class CollectiveHandle(NamedTuple, Generic[Kind]):
     """A collective under way.
 
     Attributes:
-        call: what was asked for.
+        collective: what was enqueued.
         handle: of its end.
     """
 
-    call: Kind
+    collective: Kind
     handle: Handle
 
     def result(self) -> Any:
         """Waits for the end; what the collective gives this rank."""
         self.handle.wait()
-        return self.call.result()
+        return self.collective.result()
 
 
 class Ranks:
@@ -68,16 +70,13 @@ class Ranks:
         self._communicator = communicator.Dup()
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
-        local = self._communicator.Split_type(mpi.COMM_TYPE_SHARED, self.rank)
-        cross = self._communicator.Split(local.Get_rank(), self.rank)
-        self.local_rank: int = local.Get_rank()
-        self.local_size: int = local.Get_size()
-        self.cross_rank: int = cross.Get_rank()
-        self.cross_size: int = cross.Get_size()
-        sizes = self._communicator.allgather(self.local_size)
-        self.homogeneous = len(set(sizes)) == 1
-        local.Free()
-        cross.Free()
+        nodes = NodeMap(names_of_nodes(self._communicator), self.rank)
+        self.local_rank = nodes.local
+        self.local_size = len(nodes.members[nodes.node])
+        across = sorted(row[self.local_rank] for row in nodes.members if len(row) > self.local_rank)
+        self.cross_rank = across.index(self.rank)
+        self.cross_size = len(across)
+        self.homogeneous = len(set(map(len, nodes.members))) == 1
         places = self._communicator.allgather(mpi.COMM_WORLD.Get_rank())
         self.world = World(self.rank, places)
         self._sets: dict[int, ProcessSet] = {}
@@ -273,7 +272,7 @@ def shutdown() -> None:
     if ended is not None and not process.forked():
         if ended.world.alive:
             _parted = ended.world.part()
-        runtime.shutdown()
+        lifecycle.shutdown()
         ended.close()
         timeline.close()
 
@@ -346,13 +345,13 @@ def remove_process_set(process_set: ProcessSet) -> bool:
     return ranks().remove(process_set)
 
 
-def ask(
+def enqueue(
     kind: type[Kind],
     make: Callable[[MPI.Intracomm], Kind],
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
-) -> Asked[Kind]:
-    """Asks for a collective; it runs once every rank has asked for it.
+) -> CollectiveHandle[Kind]:
+    """Enqueues a collective; it runs once every rank has enqueued it.
 
     Args:
         kind: of collective.
@@ -368,8 +367,8 @@ def ask(
     """
     stream = ranks().stream(process_set)
     with stream.refusing(kind.kind, name):
-        call = make(ranks().communicator(process_set))
-    return Asked(call, stream.ask(call, name))
+        collective = make(ranks().communicator(process_set))
+    return CollectiveHandle(collective, stream.enqueue(collective, name))
 
 
 def join() -> int:
@@ -385,7 +384,7 @@ def join() -> int:
         RankLostError: a rank has left.
     """
     here = ranks()
-    met = here.stream(global_process_set).ask(Opening({}, patient=True), JOIN)
+    met = here.stream(global_process_set).enqueue(Opening({}, patient=True), JOIN)
     served = here.world.serve()
     last = served.wait(lambda: here.last_to_come(met))
     met.wait()

@@ -1,7 +1,7 @@
 """Synchronised batch normalisation: the namesake of ``horovod.tensorflow.sync_batch_norm``."""
 
 import hvd_sign_tf
-from hvd_sign.namesakes import namesake
+from hvd_sign.frontend.namesakes import namesake
 from hvd_sign_tf.require import BINDING
 
 __getattr__, __dir__, __all__ = namesake(BINDING.submodule("sync_batch_norm"), hvd_sign_tf)

@@ -8,46 +8,19 @@ user leaves unnamed: our bindings name it otherwise meanwhile.
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from hvd_sign.stats import recorder
-from hvd_sign.transports.base import Buffer, Floats, Pending
-
-if TYPE_CHECKING:
-    from hvd_sign.link import LinkModel
-    from hvd_sign.transports.nodes import Nodes
+from hvd_sign.core.stats import recorder
+from hvd_sign.transports.base import Transport
+from hvd_sign.transports.communication import Buffer, Floats, NamedCollectives, Pending
 
 
-class HorovodCollectives(Protocol):
-    """A framework's asynchronous Horovod operations on one process set, for flat arrays."""
-
-    def alltoall(self, send: Buffer, name: str) -> Any:
-        """Begins an all-to-all of equal parts; returns a handle."""
-        ...
-
-    def allgather(self, send: Buffer, name: str) -> Any:
-        """Begins an all-gather of arrays of any lengths; returns a handle."""
-        ...
-
-    def sum(self, send: Floats, name: str) -> Any:
-        """Begins an allreduce by sum; returns a handle."""
-        ...
-
-    def poll(self, handle: Any) -> bool:
-        """Whether the operation has ended."""
-        ...
-
-    def result(self, handle: Any) -> Any:
-        """Waits for the operation; its result as one flat array."""
-        ...
-
-
-class _Operation:
+class _HorovodOperation:
     """A Horovod operation, whose result is copied to where it belongs once it is there."""
 
-    def __init__(self, collectives: HorovodCollectives, handle: Any, send: Any, recv: Any) -> None:
+    def __init__(self, collectives: NamedCollectives, handle: Any, send: Any, recv: Any) -> None:
         self._collectives = collectives
         self._handle = handle
         self._send = send  # kept alive
@@ -60,7 +33,7 @@ class _Operation:
         return True
 
 
-class HorovodTransport:
+class HorovodTransport(Transport):
     """Messages as Horovod operations.
 
     Args:
@@ -70,32 +43,32 @@ class HorovodTransport:
         prefix: begins the names of all operations; the same on all ranks, and no other's.
     """
 
-    def __init__(self, collectives: HorovodCollectives, rank: int, size: int, prefix: str) -> None:
-        self.collectives = collectives
+    serves_joined = False
+
+    def __init__(self, collectives: NamedCollectives, rank: int, size: int, prefix: str) -> None:
+        self.collectives: NamedCollectives = collectives
         self.rank = rank
         self.size = size
         self.prefix = prefix
-        self.link: LinkModel | None = None
-        self.nodes: Nodes | None = None
         self._count = 0
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """A named Horovod alltoall."""
         recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
         handle = self.collectives.alltoall(send, self._name())
-        return _Operation(self.collectives, handle, send, recv)
+        return _HorovodOperation(self.collectives, handle, send, recv)
 
     def allgather(self, send: Buffer, recv: Buffer) -> Pending:
         """A named Horovod allgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
         handle = self.collectives.allgather(send, self._name())
-        return _Operation(self.collectives, handle, send, recv)
+        return _HorovodOperation(self.collectives, handle, send, recv)
 
     def sum(self, send: Floats, recv: Floats) -> Pending:
         """A named Horovod allreduce, which counts as a ring's bytes."""
         recorder.add(payload_bytes=2 * send.nbytes // self.size * (self.size - 1))
         handle = self.collectives.sum(send, self._name())
-        return _Operation(self.collectives, handle, send, recv)
+        return _HorovodOperation(self.collectives, handle, send, recv)
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Two named Horovod allgathers: of lengths, and of pickled objects."""
@@ -109,8 +82,10 @@ class HorovodTransport:
             for end, size in zip(ends, lengths, strict=True)
         ]
 
-    def close(self, *, release: bool) -> None:
-        """Holds nothing."""
+    def named(self, name: str) -> HorovodTransport:
+        """One whose operations begin with its prefix and that name."""
+        prefix = f"{self.prefix}.{name}"
+        return HorovodTransport(self.collectives, self.rank, self.size, prefix)
 
     def _wait(self, handle: Any) -> Buffer:
         result: Buffer = self.collectives.result(handle)

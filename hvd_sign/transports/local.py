@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hvd_sign.transports.base import Buffer, Floats, Pending
+from hvd_sign.transports.base import Transport
+from hvd_sign.transports.communication import Buffer, Floats, Pending
 from hvd_sign.transports.nodes import Nodes
-
-if TYPE_CHECKING:
-    from hvd_sign.link import LinkModel
 
 
 class _Done:
@@ -23,15 +21,14 @@ class _Nobody:
     receive = send
 
 
-class LocalTransport:
+class LocalTransport(Transport):
     """One voter, whose ballot is the verdict."""
 
     rank = 0
     size = 1
-    link: LinkModel | None = None
 
     def __init__(self) -> None:
-        self.nodes: Nodes | None = Nodes(["here"], 0, _Nobody())
+        self.nodes = Nodes(["here"], 0, _Nobody())
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """Copies ``send`` to ``recv``."""
@@ -51,6 +48,3 @@ class LocalTransport:
     def gather_objects(self, value: Any) -> list[Any]:
         """The value alone."""
         return [value]
-
-    def close(self, *, release: bool) -> None:
-        """Holds nothing."""

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from hvd_sign.core.stats import recorder
 from hvd_sign.errors import VoteError
-from hvd_sign.stats import recorder
-from hvd_sign.transports.base import Buffer, Floats, Pending
-from hvd_sign.transports.nodes import Nodes
+from hvd_sign.transports.base import Transport
+from hvd_sign.transports.communication import Buffer, Floats, Pending
+from hvd_sign.transports.nodes import Nodes, names_of_nodes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from hvd_sign.link import LinkModel
-    from hvd_sign.pipeline import Pipeline
 
-
-class Request:
+class MpiRequest:
     """An MPI request, and the buffers that it must keep alive."""
 
     def __init__(self, request: MPI.Request, *buffers: Any) -> None:
@@ -34,7 +30,7 @@ class Request:
         return self.ended
 
 
-_abandoned: list[list[Request]] = []
+_abandoned: list[list[MpiRequest]] = []
 """Requests that nobody waits for any more: their buffers are kept until the process ends."""
 
 
@@ -44,51 +40,46 @@ PAIRS = 3
 """The tag of messages between pairs of voters."""
 
 
-class MpiTransport:
+class MpiTransport(Transport):
     """Messages over a communicator that nobody else uses. Making one is collective over it.
 
     Args:
         communicator: private to this transport, which frees it at ``close()``.
-
-    Attributes:
-        pipeline: the native stream beside it, where all voters have one.
     """
 
     def __init__(self, communicator: MPI.Intracomm) -> None:
         self.communicator = communicator
-        self._requests: list[Request] = []
-        self.link: LinkModel | None = None
-        self.pipeline: Pipeline | None = None
+        self._requests: list[MpiRequest] = []
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
-        names = self.gather_objects(_name_of_node(communicator))
-        self.nodes: Nodes | None = Nodes(names, self.rank, self)
+        self.pairs = self
+        self.nodes = Nodes(names_of_nodes(communicator), self.rank, self)
 
     def alltoall(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Ialltoall of equal parts."""
         recorder.add(payload_bytes=send.nbytes // self.size * (self.size - 1))
-        return self._begin(Request(self.communicator.Ialltoall(send, recv), send, recv))
+        return self._begin(MpiRequest(self.communicator.Ialltoall(send, recv), send, recv))
 
     def allgather(self, send: Buffer, recv: Buffer) -> Pending:
         """MPI_Iallgather."""
         recorder.add(payload_bytes=send.nbytes * (self.size - 1))
-        return self._begin(Request(self.communicator.Iallgather(send, recv), send, recv))
+        return self._begin(MpiRequest(self.communicator.Iallgather(send, recv), send, recv))
 
     def sum(self, send: Floats, recv: Floats) -> Pending:
         """MPI_Iallreduce, which counts as a ring's bytes."""
         recorder.add(payload_bytes=2 * send.nbytes // self.size * (self.size - 1))
-        return self._begin(Request(self.communicator.Iallreduce(send, recv), send, recv))
+        return self._begin(MpiRequest(self.communicator.Iallreduce(send, recv), send, recv))
 
     def send(self, buffer: Buffer, voter: int) -> Pending:
         """MPI_Isend."""
         recorder.add(payload_bytes=buffer.nbytes)
-        return self._begin(Request(self.communicator.Isend(buffer, voter, PAIRS), buffer))
+        return self._begin(MpiRequest(self.communicator.Isend(buffer, voter, PAIRS), buffer))
 
     def receive(self, buffer: Buffer, voter: int) -> Pending:
         """MPI_Irecv."""
-        return self._begin(Request(self.communicator.Irecv(buffer, voter, PAIRS), buffer))
+        return self._begin(MpiRequest(self.communicator.Irecv(buffer, voter, PAIRS), buffer))
 
-    def _begin(self, request: Request) -> Request:
+    def _begin(self, request: MpiRequest) -> MpiRequest:
         self._requests = [earlier for earlier in self._requests if not earlier.ended]
         self._requests.append(request)
         return request
@@ -97,31 +88,21 @@ class MpiTransport:
         """MPI_Allgather of pickled objects."""
         return list(self.communicator.allgather(value))
 
-    def mailbox(self, tag: int = 1) -> Mailbox:
+    def mailbox(self, tag: int = 1) -> MpiMailbox:
         """Small messages between pairs of voters, beside the collectives and other tags."""
-        return Mailbox(self.communicator, tag)
+        return MpiMailbox(self.communicator, tag)
 
     def close(self, *, release: bool) -> None:
-        """Ends the pipeline; frees the communicators if nothing is under way."""
-        if self.pipeline is not None:
-            self.pipeline.close(release=release)
+        """Ends the native stream; frees the communicators if nothing is under way."""
+        if self.native is not None:
+            self.native.close(release=release)
         if release:
             self.communicator.Free()
         else:
             _abandoned.append(self._requests)
 
 
-def _name_of_node(communicator: MPI.Intracomm) -> Hashable:
-    """What HVD_SIGN_NODE says, else a number that voters share who share memory, by MPI's word."""
-    from mpi4py import MPI
-
-    sharing = communicator.Split_type(MPI.COMM_TYPE_SHARED)
-    first = sharing.bcast(communicator.Get_rank())
-    sharing.Free()
-    return os.environ.get("HVD_SIGN_NODE") or int(first)
-
-
-class Mailbox:
+class MpiMailbox:
     """Small pickled messages between pairs of voters; keeps their order, never blocks.
 
     A checksum comes first: what was damaged on its way is not unpickled.

@@ -1,46 +1,63 @@
-"""Which voters share a node, and messages between pairs of voters."""
+"""Which ranks share a node, and messages between pairs of voters."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from hvd_sign.transports.base import Buffer, Pending
+from hvd_sign.transports.communication import Buffer, Pairs, Pending, Together
 
-
-class Pairs(Protocol):
-    """Messages from one voter to another, in order."""
-
-    def send(self, buffer: Buffer, voter: int) -> Pending:
-        """Sends ``buffer``, which must stay untouched until the communication has ended."""
-        ...
-
-    def receive(self, buffer: Buffer, voter: int) -> Pending:
-        """Fills ``buffer`` with what ``voter`` sends, of the same size."""
-        ...
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
-class Nodes:
-    """The nodes of a transport's voters, numbered by their lowest voter, who leads.
+def names_of_nodes(communicator: MPI.Intracomm) -> list[Hashable]:
+    """The name of each rank's node; collective.
+
+    What HVD_SIGN_NODE says, else a number that ranks share who share memory, by MPI's word.
+    """
+    from mpi4py import MPI
+
+    sharing = communicator.Split_type(MPI.COMM_TYPE_SHARED)
+    first = sharing.bcast(communicator.Get_rank())
+    sharing.Free()
+    return list(communicator.allgather(os.environ.get("HVD_SIGN_NODE") or int(first)))
+
+
+class NodeMap:
+    """Ranks by node; the nodes are numbered by their lowest rank.
+
+    Args:
+        names: of each rank's node.
+        rank: this one.
+
+    Attributes:
+        members: the ranks of each node, ascending.
+        node: this rank's node.
+        local: this rank's number in its node.
+    """
+
+    def __init__(self, names: Sequence[Hashable], rank: int) -> None:
+        rows: dict[Hashable, list[int]] = {}
+        for other, name in enumerate(names):
+            rows.setdefault(name, []).append(other)
+        self.members = [tuple(row) for row in rows.values()]
+        self.node = list(rows).index(names[rank])
+        self.local = self.members[self.node].index(rank)
+
+
+class Nodes(NodeMap):
+    """The nodes of a transport's voters; the lowest voter of each leads it.
 
     Args:
         names: of each voter's node.
         rank: this voter.
         pairs: the transport's.
-
-    Attributes:
-        members: the voters of each node, ascending.
-        node: this voter's node.
-        local: this voter's number in its node.
     """
 
     def __init__(self, names: Sequence[Hashable], rank: int, pairs: Pairs) -> None:
-        rows: dict[Hashable, list[int]] = {}
-        for voter, name in enumerate(names):
-            rows.setdefault(name, []).append(voter)
-        self.members = [tuple(row) for row in rows.values()]
-        self.node = list(rows).index(names[rank])
-        self.local = self.members[self.node].index(rank)
+        super().__init__(names, rank)
         self.pairs = pairs
 
     @property
@@ -93,15 +110,3 @@ class Nodes:
                 *(self.pairs.send(send, group[j]) for j in others),
             ]
         )
-
-
-class Together:
-    """Several communications, ended when all have."""
-
-    def __init__(self, parts: Sequence[Pending]) -> None:
-        self._parts = parts
-
-    def test(self) -> bool:
-        """Whether all have ended; gives each of them its turn."""
-        self._parts = [part for part in self._parts if not part.test()]
-        return not self._parts

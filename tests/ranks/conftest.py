@@ -30,12 +30,12 @@ def comm(request: pytest.FixtureRequest) -> Iterator[MPI.Intracomm]:
         duplicate.Free()
 
 
-@pytest.fixture(params=["posted", "sharded", "allgather"])
+@pytest.fixture(params=["inline", "sharded", "allgather"])
 def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An exchange by name; small votes of `sharded` are posted, unless that is switched off."""
+    """An exchange by name; small votes of `sharded` are inline, unless that is switched off."""
     if request.param == "sharded":
-        monkeypatch.setattr("hvd_sign.posted.MOST_BLOCKS", -1)
-    return "sharded" if request.param == "posted" else str(request.param)
+        monkeypatch.setattr("hvd_sign.rounds.inline.MOST_BLOCKS", -1)
+    return "sharded" if request.param == "inline" else str(request.param)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import reference
 from mpi4py import MPI
 
 import hvd_sign
-from hvd_sign.communicators import communicator_streams
+from hvd_sign.runtime.communicators import communicator_streams
 
 EVEN = pytest.mark.ranks(2)
 COUNT = 40_000
@@ -108,7 +108,7 @@ def test_ranks_that_count_differently_agree_on_the_largest_number(exchange):
 @EVEN
 def test_ever_new_names_are_forgotten_and_coins_do_not_come_twice(monkeypatch):
     """Ranks ask for them in different orders, all at once: they forget at different moments."""
-    monkeypatch.setattr("hvd_sign.adhoc.KEPT_NAMES", 4)
+    monkeypatch.setattr("hvd_sign.runtime.named.KEPT_NAMES", 4)
     comm = MPI.COMM_WORLD.Dup()
     signal = tied(comm, 640)
     names = [f"name {number}" for number in range(12)]

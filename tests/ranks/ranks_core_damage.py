@@ -11,14 +11,15 @@ import pytest
 from mpi4py import MPI
 
 from hvd_sign.algorithms import Sign
-from hvd_sign.ballots import HostVoter
-from hvd_sign.buckets import Bucket, TensorSpec
+from hvd_sign.core.buckets import Bucket, TensorSpec
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.devices import HOST, Operand
 from hvd_sign.errors import VoteError
-from hvd_sign.options import VoteOptions
-from hvd_sign.posted import PostedBox, posted
-from hvd_sign.stepwise import StepwiseBox
+from hvd_sign.rounds.base import Subject
+from hvd_sign.rounds.inline import InlineRound, inline_options
+from hvd_sign.rounds.reference import ReferenceRound
 from hvd_sign.transports import LocalTransport
-from hvd_sign.transports.mpi import Mailbox
+from hvd_sign.transports.mpi import MpiMailbox
 from hvd_sign.transports.nodes import Nodes
 from hvd_sign.votes import MajorityVote
 
@@ -30,7 +31,7 @@ def comm():
     duplicate.Free()
 
 
-def received(mailbox: Mailbox) -> list:
+def received(mailbox: MpiMailbox) -> list:
     """What comes within a while."""
     messages: list = []
     end = time.monotonic() + 10
@@ -41,7 +42,7 @@ def received(mailbox: Mailbox) -> list:
 
 def test_a_message_is_a_checksum_and_a_pickle(comm):
     """Both ways: what the mailbox sends, and what it takes."""
-    mailbox = Mailbox(comm, 7)
+    mailbox = MpiMailbox(comm, 7)
     mailbox.send(("gradient", 3), 0)
     status = MPI.Status()
     comm.Probe(tag=7, status=status)
@@ -66,7 +67,7 @@ def test_a_damaged_message_is_not_unpickled(comm, damage):
         raw[0 if damage == "first byte" else len(raw) // 2] ^= 1
     request = comm.Isend(raw, 0, 7)
     with pytest.raises(VoteError, match="a small message from rank 0 is damaged: expected check"):
-        received(Mailbox(comm, 7))
+        received(MpiMailbox(comm, 7))
     request.Wait()
 
 
@@ -76,31 +77,31 @@ class Two(LocalTransport):
     size = 2
 
 
-def posted_box() -> tuple[PostedBox, bytes]:
-    """A box in which a vote is under way, and its first voter's ballot."""
+def inline_round() -> tuple[InlineRound, bytes]:
+    """A round in which a vote is under way, and its first voter's ballot."""
     bucket = Bucket(0, (TensorSpec("gradient", (70,), "float32", 0),))
-    options = posted(VoteOptions())
-    box = PostedBox(bucket, MajorityVote(), Sign(), options, Two(), 0)
-    voting = box.decide(5, [HostVoter(np.ones(70, np.float32), None)])
+    options = inline_options(VoteOptions())
+    vote = InlineRound(Subject(bucket, MajorityVote(), Sign(), options, Two(), 0))
+    voting = vote.run(5, [Operand(HOST, np.ones(70, np.float32), None)])
     next(voting)
-    return box, box.post.ballot
+    return vote, vote.pending.ballot
 
 
 def from_second(ballot: bytes) -> bytes:
     """The ballot as the second voter would seal it."""
-    box, _ = posted_box()
-    box.ballots[:] = np.frombuffer(ballot, np.uint8)
-    box.seal(box.ballots, 1, 0, 0, sender=1)
-    return box.ballots.tobytes()
+    vote, _ = inline_round()
+    vote.messages.ballots[:] = np.frombuffer(ballot, np.uint8)
+    vote.seal(vote.messages.ballots, 1, 0, 0, sender=1)
+    return vote.messages.ballots.tobytes()
 
 
 def test_whole_ballots_are_counted():
-    box, ballot = posted_box()
-    assert len(box.count([ballot, from_second(ballot)])) == len(ballot) == 48 + 16 + 8
+    vote, ballot = inline_round()
+    assert len(vote.tally([ballot, from_second(ballot)])) == len(ballot) == 48 + 16 + 8
 
 
 def test_damaged_ballots_name_their_rank():
-    box, ballot = posted_box()
+    vote, ballot = inline_round()
     second = from_second(ballot)
     flipped = bytearray(second)
     flipped[50] ^= 4
@@ -113,14 +114,14 @@ def test_damaged_ballots_name_their_rank():
         (bytes(72), "check: magic of the message from rank 1: expected 0x47535648, got 0x0"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            box.count([ballot, damaged])
+            vote.tally([ballot, damaged])
 
 
 def test_a_damaged_verdict_names_who_decided():
-    box, _ = posted_box()
-    voting = box.decide(5, [HostVoter(np.ones(70, np.float32), None)])
+    vote, _ = inline_round()
+    voting = vote.run(5, [Operand(HOST, np.ones(70, np.float32), None)])
     next(voting)
-    box.post.answer(b"short")
+    vote.pending.answer(b"short")
     with pytest.raises(ValueError, match="verdict from rank 0: expected 72 bytes, got 5"):
         next(voting)
 
@@ -149,30 +150,31 @@ class Node(LocalTransport):
         self.nodes = Nodes(layout, rank, Noise())
 
 
-def hierarchical_box(rank: int, layout: str, local: str = "vote") -> StepwiseBox:
+def hierarchical_round(rank: int, layout: str, local: str = "vote") -> ReferenceRound:
     bucket = Bucket(0, (TensorSpec("gradient", (70,), "float32", 0),))
     options = VoteOptions(exchange="hierarchical", local=local)
-    return StepwiseBox(bucket, MajorityVote(), Sign(), options, Node(rank, layout), 0)
+    subject = Subject(bucket, MajorityVote(), Sign(), options, Node(rank, layout), 0)
+    return ReferenceRound(subject)
 
 
 @pytest.mark.parametrize("local", ["vote", "mean"])
 def test_a_damaged_ballot_inside_a_node_names_the_neighbour_s_rank(local):
-    box = hierarchical_box(1, "xyxyy", local)
-    voting = box.decide(5, [HostVoter(np.ones(70, np.float32), None)])
+    vote = hierarchical_round(1, "xyxyy", local)
+    voting = vote.run(5, [Operand(HOST, np.ones(70, np.float32), None)])
     with pytest.raises(ValueError, match=r"check: magic of the message from rank 3: expected"):
         list(voting)
 
 
 def test_damage_between_nodes_names_the_leader_s_rank():
     """Rank 2 leads the second node, and is not rank 1."""
-    box = hierarchical_box(2, "xxyyy")
-    box.begin(5)
-    ballots = box.received.reshape(2, -1)
+    vote = hierarchical_round(2, "xxyyy")
+    vote.begin(5)
+    ballots = vote.received.reshape(2, -1)
     for sender in (0, 1):
-        box.seal(ballots[sender], 1, 0, 0, sender=sender, shard=1)
+        vote.seal(ballots[sender], 1, 0, 0, sender=sender, shard=1)
     ballots[1, 50] ^= 1
     with pytest.raises(ValueError, match="check: checksum of the message from rank 2: expected"):
-        box.tally(1)
-    box.seal(box.verdicts[: ballots.shape[1]], 2, 0, 0, sender=0, shard=0)
+        vote.decide(1)
+    vote.seal(vote.messages.verdicts[: ballots.shape[1]], 2, 0, 0, sender=0, shard=0)
     with pytest.raises(ValueError, match="check: magic of the message from rank 2: expected"):
-        box.check_verdicts()
+        vote.check_verdicts()

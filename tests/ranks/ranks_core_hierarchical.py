@@ -126,7 +126,7 @@ def test_lone_ranks_vote_as_sharded_bit_for_bit(rng, monkeypatch, local, scale, 
         after = hvd_sign.vote_stats().payload_bytes
         assert mine.tobytes() == sharded.tobytes()
         if length == 30_001:
-            # A pipeline of one chunk adds one message for the scales.
+            # A pipeline of one segment adds one message for the scales.
             assert after - between <= between - before
     comm.Free()
 

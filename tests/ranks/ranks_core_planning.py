@@ -195,8 +195,8 @@ def test_auto_is_hierarchical_where_messages_inside_nodes_cost_nothing(
 
 
 @pytest.mark.ranks(2)
-def test_planned_chunks_decide_the_same(measured, rng):
-    """Constants that ask for the smallest chunks give the bits of one large chunk."""
+def test_planned_segments_decide_the_same(measured, rng):
+    """Constants that ask for the smallest segments give the bits of one large segment."""
     signal = rng.standard_normal(100_001).astype("float32")
     many = {"latency": 1e-12, "bandwidth": 1e3, "pack": 1e6, "tally": 1e6, "apply": 1e6}
     few = {**many, "latency": 1.0}

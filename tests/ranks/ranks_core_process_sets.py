@@ -24,9 +24,9 @@ def initialized(world: MPI.Intracomm) -> Iterator[None]:
 
 
 def done(call, name=None, process_set=global_process_set):
-    asked = hvd.ask(type(call), lambda communicator: call, name, process_set)
-    asked.handle.wait(60)
-    return asked.result()
+    handle = hvd.enqueue(type(call), lambda communicator: call, name, process_set)
+    handle.handle.wait(60)
+    return handle.result()
 
 
 @pytest.mark.ranks(3)

@@ -10,10 +10,10 @@ import pytest
 from mpi4py import MPI
 
 import hvd_sign
-from hvd_sign.adhoc import Tensor
-from hvd_sign.ballots import HostVoter
-from hvd_sign.buckets import TensorSpec
-from hvd_sign.options import VoteOptions
+from hvd_sign.core.buckets import TensorSpec
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.devices import HOST, Operand
+from hvd_sign.runtime.named import Tensor
 from hvd_sign.standalone import ranks as hvd
 from hvd_sign.standalone.objects import allgather_object, broadcast_object
 from hvd_sign.standalone.operations import (
@@ -42,9 +42,9 @@ def initialized(world: MPI.Intracomm) -> Iterator[None]:
 
 
 def done(call, name=None, process_set=global_process_set):
-    asked = hvd.ask(type(call), lambda communicator: call, name, process_set)
-    asked.handle.wait(60)
-    return asked.result()
+    handle = hvd.enqueue(type(call), lambda communicator: call, name, process_set)
+    handle.handle.wait(60)
+    return handle.result()
 
 
 def everyone() -> MPI.Intracomm:
@@ -56,6 +56,26 @@ def test_ranks_are_mpis(world):
     assert (hvd.local_rank(), hvd.local_size()) == (world.rank, world.size)  # one machine
     assert (hvd.cross_rank(), hvd.cross_size()) == (0, 1)
     assert hvd.is_homogeneous()
+
+
+def test_nodes_are_those_of_hierarchical_votes(world, monkeypatch):
+    """The first node has every rank but the last, as HVD_SIGN_NODE says."""
+    lone = world.size > 1 and world.rank == world.size - 1
+    monkeypatch.setenv("HVD_SIGN_NODE", "lone" if lone else "crowd")
+    hvd.shutdown()
+    hvd.init()
+    crowd = world.size - 1 if world.size > 1 else 1
+    assert (hvd.local_rank(), hvd.local_size()) == ((0, 1) if lone else (world.rank, crowd))
+    first = hvd.local_rank() == 0
+    across = 2 if world.size > 1 and first else 1
+    assert (hvd.cross_rank(), hvd.cross_size()) == (int(lone), across)
+    assert hvd.is_homogeneous() == (world.size <= 2)
+    if world.size > 1:
+        nodes = hvd.ranks().stream(global_process_set).transport.nodes
+        assert (nodes.node, nodes.local) == (int(lone), hvd.local_rank())
+    monkeypatch.undo()
+    hvd.shutdown()
+    hvd.init()
 
 
 @pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATS])
@@ -147,7 +167,7 @@ def test_any_order_under_names(world):
     """Every rank asks for ten operations in another order; none waits for the one before."""
     calls = {f"call {i}": AllReduce(everyone(), [np.array([i])], ReduceOp.Sum) for i in range(10)}
     names = sorted(calls, key=lambda name: hash((name, world.rank)))
-    handles = [hvd.ask(AllReduce, lambda c, n=name: calls[n], name).handle for name in names]
+    handles = [hvd.enqueue(AllReduce, lambda c, n=name: calls[n], name).handle for name in names]
     for handle in handles:
         handle.wait(60)
     for i in range(10):
@@ -158,7 +178,7 @@ def test_beside_votes_on_the_same_stream(rng, world):
     signal = rng.standard_normal(300_000).astype("float32")
     verdict = np.empty_like(signal)
     stream = hvd.ranks().stream(global_process_set)
-    tensor = Tensor("gradient", signal.shape, "float32", HostVoter(signal, verdict))
+    tensor = Tensor("gradient", signal.shape, "float32", Operand(HOST, signal, verdict))
     vote = stream.vote([tensor], hvd_sign.MajorityVote(), VoteOptions(ties="zero"), name="vote")
     (total,) = done(AllReduce(everyone(), [signal], ReduceOp.Sum), "sum")
     vote.wait(60)
@@ -239,7 +259,7 @@ def test_what_one_rank_refuses_ends_everyones_call(world):
         return AllGather(communicator, np.zeros(() if world.rank == 0 else (1,)))
 
     with pytest.raises(ValueError, match="got a scalar"):
-        hvd.ask(AllGather, make, "refused").handle.wait(60)
+        hvd.enqueue(AllGather, make, "refused").handle.wait(60)
     done(Barrier(everyone()), "refused")  # and all goes on
 
 
@@ -258,7 +278,7 @@ def test_joined_ranks_wait_for_the_last(world):
     last = world.size - 1
     for step in range(1 + 2 * (world.rank == last)):
         out = np.empty_like(signal)
-        session.ready(0, HostVoter(signal if step == 0 else -signal, out))
+        session.ready(0, Operand(HOST, signal if step == 0 else -signal, out))
         session.finish(lambda ordinal: pytest.fail("nothing is missing"))
         np.testing.assert_array_equal(out, signal if step == 0 else -signal)
     assert hvd.join() == last
@@ -276,7 +296,7 @@ def test_a_session_goes_on_from_its_state(world):
 
     def step(session):
         out = np.empty(2, np.float32)
-        session.ready(0, HostVoter(np.array([0.0, 1.0], np.float32), out))
+        session.ready(0, Operand(HOST, np.array([0.0, 1.0], np.float32), out))
         session.finish(lambda ordinal: pytest.fail("nothing is missing"))
         return out.tolist()
 
@@ -302,9 +322,9 @@ def test_references_are_refused(world):
 
 
 def test_a_runtime_that_another_binding_ended_begins_anew(world):
-    from hvd_sign import runtime
+    from hvd_sign.runtime import lifecycle
 
     done(Barrier(everyone()))
-    runtime.shutdown()
+    lifecycle.shutdown()
     hvd.init()
     done(Barrier(everyone()))

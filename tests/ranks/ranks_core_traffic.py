@@ -39,10 +39,10 @@ def test_allgather_sends_a_bit_a_coordinate_to_every_other_rank(rng):
 
 @pytest.mark.ranks(2)
 @pytest.mark.parametrize("planes", [1, 2])
-def test_a_posted_ballot_goes_to_voter_0_and_one_verdict_comes_back(rng, planes):
+def test_an_inline_ballot_goes_to_voter_0_and_one_verdict_comes_back(rng, planes):
     """64-byte header, 8 bytes a block and plane, an activity word per 64 blocks, to 64 bytes."""
     comm = MPI.COMM_WORLD
-    signal = rng.standard_normal(256 * 64).astype("float32")  # the largest that is posted
+    signal = rng.standard_normal(256 * 64).astype("float32")  # the largest that is inline
     ties = "zero" if planes == 2 else "coin"
     stats = counted(lambda: hvd_sign.allreduce(signal, ties=ties))
     least = 256 * 8 * planes + 4 * 8
@@ -56,7 +56,7 @@ def test_a_posted_ballot_goes_to_voter_0_and_one_verdict_comes_back(rng, planes)
 
 
 @pytest.mark.ranks(2)
-def test_posted_votes_of_one_shape_side_by_side(rng, world):
+def test_inline_votes_of_one_shape_side_by_side(rng, world):
     """Each gets its own verdict, whatever the order in which ranks ask."""
     names = [f"small {number}" for number in range(20)]
     signals = {name: rng.standard_normal(100).astype("float32") for name in names}

@@ -163,7 +163,7 @@ def test_the_log_names_the_vote_that_met_nan(comm, monkeypatch, caplog, exchange
     for _ in range(3):
         vote(comm, signal, **options)
     signal[4999] = np.nan
-    monkeypatch.setattr("hvd_sign.ballots._abstention_told", False)
+    monkeypatch.setattr("hvd_sign.rounds.base._abstention_told", False)
     with caplog.at_level(logging.WARNING, logger="hvd_sign"):
         vote(comm, signal, **options)
         vote(comm, signal, **options)
@@ -178,8 +178,8 @@ def test_exchanges_agree_bit_for_bit(comm, rng, monkeypatch, ties):
     for length in (1, 64, 65, 4097, 100_003):
         signal = signals_with_everything(rng, length)
         held = []
-        for exchange, posted in (("sharded", 256), ("sharded", -1), ("allgather", -1)):
-            monkeypatch.setattr("hvd_sign.posted.MOST_BLOCKS", posted)
+        for exchange, inline in (("sharded", 256), ("sharded", -1), ("allgather", -1)):
+            monkeypatch.setattr("hvd_sign.rounds.inline.MOST_BLOCKS", inline)
             options = {"name": f"same {length}", "step": 3, "seed": 9}
             held.append(vote(comm, signal, ties=ties, exchange=exchange, **options).tobytes())
         assert held[0] == held[1] == held[2]

@@ -11,9 +11,9 @@ from tf_helpers import recorded, values
 
 import hvd_sign
 from hvd_sign.algorithms import ALGORITHMS
-from hvd_sign.ballots import HostVoter
-from hvd_sign.buckets import TensorSpec
-from hvd_sign.options import VoteOptions
+from hvd_sign.core.buckets import TensorSpec
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.devices import HOST, Operand
 from hvd_sign.votes import MajorityVote
 
 TIES = ("coin", "zero", "positive")
@@ -67,14 +67,14 @@ def gradients(rank: int, step: int, dtype: str) -> list[np.ndarray]:
 
 
 def numpys_steps(hvd, options: VoteOptions, given: list, dtype: str):
-    from hvd_sign_torch.worlds import job
+    from hvd_sign_torch.backend import backend
 
     specs = [TensorSpec(f"layer.{i}", shape, dtype, i) for i, shape in enumerate(SHAPES)]
-    session = job.session(hvd.global_process_set, specs, MajorityVote(), options)
+    session = backend.session(hvd.global_process_set, specs, MajorityVote(), options)
     for signals in given:
         outs = [np.empty_like(signal) for signal in signals]
         for ordinal, (signal, out) in enumerate(zip(signals, outs, strict=True)):
-            session.ready(ordinal, HostVoter(signal.reshape(-1), out.reshape(-1)))
+            session.ready(ordinal, Operand(HOST, signal.reshape(-1), out.reshape(-1)))
         session.finish(lambda ordinal: pytest.fail("nothing is missing"))
         yield outs, session.state()
 
@@ -92,7 +92,7 @@ def torchs_steps(hvd, options: dict, given: list, dtype: str):
         for parameter, signal in zip(parameters, signals, strict=True):
             parameter.backward(torch_of(signal))
         optimizer.step()
-        yield [numpy_of(p.grad, dtype) for p in parameters], optimizer._gradients._session.state()
+        yield [numpy_of(p.grad, dtype) for p in parameters], optimizer._gradients.session.state()
         optimizer.zero_grad()
 
 

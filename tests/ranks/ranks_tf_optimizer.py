@@ -19,8 +19,6 @@ from tf_helpers import (
     variables,
 )
 
-from hvd_sign.algorithms import ALGORITHMS
-
 RATE = 0.5
 KERAS = tf.keras
 LOSS = KERAS.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -311,55 +309,16 @@ def test_a_checkpoint_goes_on(hvd_tf, world, tmp_path, alone):
     np.testing.assert_array_equal(again.numpy(), variable.numpy())
 
 
-class Doubled:
-    """Votes on the sum of all gradients so far: an algorithm that keeps something."""
-
-    name = "doubled"
-
-    def __init__(self):
-        self.sums = {}
-
-    def cast(self, gradient, slot):
-        total = self.sums.setdefault(slot.spec.name, np.zeros_like(gradient))
-        total += gradient
-        return slot.pack(total)
-
-    def state(self):
-        return {f"sum of {name}": total.copy() for name, total in self.sums.items()}
-
-    def load_state(self, state):
-        self.sums = {name.removeprefix("sum of "): a.copy() for name, a in state.items()}
-
-
-def test_what_an_algorithm_keeps_is_in_checkpoints(hvd_tf, world, tmp_path, monkeypatch):
-    monkeypatch.setitem(ALGORITHMS, "doubled", Doubled)
-
-    def start():
-        variable = tf.Variable(tf.zeros(2), name="weight")
-        optimizer = sgd(hvd_tf, algorithm="doubled", rate=1.0)
-        return variable, optimizer, tf.train.Checkpoint(optimizer=optimizer)
-
-    variable, optimizer, checkpoint = start()
-    optimizer.apply_gradients([(tf.constant([5.0, -5.0]), variable)])
-    path = checkpoint.write(str(tmp_path / "state"))
-    again, other, checkpoint = start()
-    checkpoint.read(path)
-    other.apply_gradients([(tf.constant([-1.0, 1.0]), again)])
-    assert again.numpy().tolist() == [-1, 1]  # of 4 and -4
-    fresh, optimizer, _ = start()
-    optimizer.apply_gradients([(tf.constant([-1.0, 1.0]), fresh)])
-    assert fresh.numpy().tolist() == [1, -1]
-
-
 def test_steps_are_broadcast(hvd_tf, world):
     variable, optimizer = tf.Variable([0.0]), sgd(hvd_tf)
     for _ in range(2):
         optimizer.apply_gradients([(tf.ones(1), variable)])
     other = sgd(hvd_tf)
-    other._hvd_sign.set_steps({0: 7} if world.rank == 0 else {})
+    if world.rank == 0:
+        other._hvd_sign.load_state({"0/step": np.array(7)})
     other.broadcast_exchange_state(0)
     other.apply_gradients([(tf.ones(1), variable)])
-    assert other._hvd_sign.steps() == {0: 8}
+    assert other._hvd_sign.common_state() == {0: {"step": 8}}
 
 
 def test_without_a_vote_fit_steps_on_means(hvd_tf, world):

@@ -164,7 +164,7 @@ def test_graphs_without_an_order_are_refused(hvd_tf, world):
     [
         ({"ties": "heads"}, "ties: expected one of 'coin', 'zero', 'positive', got 'heads'"),
         ({"exchange": "pigeon"}, "exchange: expected one of"),
-        ({"algorithm": "magic"}, "algorithm: expected one of 'sign'"),
+        ({"algorithm": "magic"}, "algorithm: expected an Algorithm, or one of 'sign'"),
         ({"bucket_bytes": -1}, "bucket_bytes: expected a number above zero"),
         ({"gradient_predivide_factor": 0.0}, "gradient_predivide_factor: expected"),
     ],

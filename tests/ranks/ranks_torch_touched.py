@@ -19,7 +19,8 @@ from helpers import (
     same_everywhere,
 )
 
-from hvd_sign_torch.device import DeviceVoter
+from hvd_sign.devices import Operand
+from hvd_sign_torch.devices import TensorOperations
 
 SHAPES = ((64, 10), (10,), (5000,))
 KINDS = ("vote", pytest.param("mean", marks=pytest.mark.runtime("mpi")))
@@ -176,7 +177,11 @@ def test_gradients_in_a_buffer_of_the_users(hvd, world):
 
 def test_tensors_on_a_device_are_no_change(hvd, world, monkeypatch):
     """Their verdicts are written by PyTorch, which counts that as changes."""
-    monkeypatch.setattr("hvd_sign_torch.gradient_votes.make_voter", DeviceVoter)
+
+    def on_a_device(signal, out, *factors):
+        return Operand(TensorOperations(out), signal, out, *factors)
+
+    monkeypatch.setattr("hvd_sign_torch.gradient_votes.operand_of", on_a_device)
     params = parameters(*SHAPES)
     optimizer = wrap(hvd, params)
     for turn in range(2):

@@ -15,7 +15,7 @@ from hvd_sign_tf.ops import allreduce, grouped_allreduce
 from hvd_sign_tf.optimizer import DistributedOptimizer
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.tape import DistributedGradientTape, PartialDistributedGradientTape
-from hvd_sign_tf.worlds import (
+from hvd_sign_tf.backend import (
     add_process_set,
     barrier,
     init,

@@ -24,9 +24,17 @@ def divided(gradient: Any, divisor: int) -> Any:
     return gradient / tf.cast(divisor, gradient.dtype)
 
 
-def scaled(verdict: Any, scaler: Any) -> Any:
+def loss_scale(optimizer: Any) -> tf.Tensor:
+    """What an optimizer multiplies losses by, and divides gradients by: float32[]."""
+    if hasattr(optimizer, "loss_scale"):  # in Keras 2
+        scale = optimizer.loss_scale
+    elif optimizer.loss_scale_factor is not None:
+        scale = optimizer.loss_scale_factor
+    else:
+        scale = optimizer.dynamic_scale if optimizer.built else optimizer.initial_scale
+    return tf.cast(tf.convert_to_tensor(scale), tf.float32)
+
+
+def scaled(verdict: Any, scale: tf.Tensor) -> Any:
     """A verdict with the scale that the gradients had, for a scaler that divides by it."""
-    if verdict is None:
-        return None
-    scale = scaler.loss_scale if hasattr(scaler, "loss_scale") else scaler.dynamic_scale
-    return verdict * tf.cast(tf.convert_to_tensor(scale), verdict.dtype)
+    return None if verdict is None else verdict * tf.cast(scale, verdict.dtype)

@@ -6,20 +6,20 @@ import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hvd_sign.buckets import TensorSpec, check_bucket_bytes, group_positions
-from hvd_sign.calls import GRADIENTS, REDUCED, Opening
-from hvd_sign.collectives import check_dtype
-from hvd_sign.session import VoteSession
+from hvd_sign.core.buckets import TensorSpec, check_bucket_bytes, check_dtype, group_positions
+from hvd_sign.engine.operations import GRADIENTS, REDUCED, Opening
+from hvd_sign.frontend.arguments import free_of_loss_scale
+from hvd_sign.runtime.checkpoints import STEP, common_part
+from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import make_rule
-from hvd_sign_tf.arithmetic import densified, divided, scaled
+from hvd_sign_tf.arithmetic import densified, divided, loss_scale, scaled
+from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.errors import told_as_horovod
 from hvd_sign_tf.gradients import GradientExchange, GradientSums, GradientVotes
-from hvd_sign_tf.wish import Wish
-from hvd_sign_tf.worlds import job, plain
+from hvd_sign_tf.settings import ExchangeSettings
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]
@@ -28,10 +28,10 @@ Outcome = tuple[list[Any], tf.Tensor | None]
 
 
 class Exchanges:
-    """The exchanges of one tape's or optimizer's wish."""
+    """The exchanges of one tape or optimizer, by its settings."""
 
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
+    def __init__(self, settings: ExchangeSettings) -> None:
+        self.settings = settings
         self._open: dict[Any, GradientExchange] = {}
         self._sessions: list[VoteSession] = []
         # States that were restored before their sessions were opened, by order of opening.
@@ -40,52 +40,58 @@ class Exchanges:
     @property
     def conditional(self) -> bool:
         """Whether there are steps, or passes of a step, that are not applied."""
-        options = self.wish.options
-        skips = options is not None and options.nonfinite == "skip" and not self.wish.poisons
-        return skips or self.wish.passes > 1
+        options = self.settings.options
+        skips = options is not None and options.nonfinite == "skip" and not self.settings.poisons
+        return skips or self.settings.passes > 1
 
     @property
     def included(self) -> bool:
         """Whether this rank is in the process set."""
-        return job.rank() in job.members(self.wish.process_set)
+        return backend.rank() in backend.members(self.settings.process_set)
 
     @property
-    def unscaled_verdicts(self) -> bool:
-        """Whether verdicts are +-1 whatever the size of the gradients."""
-        options = self.wish.options
-        return options is not None and options.scale == "none"
+    def free_of_loss_scale(self) -> bool:
+        """Whether verdicts are as large whatever factor the gradients carry."""
+        options = self.settings.options
+        return options is not None and free_of_loss_scale(options)
 
     def state(self) -> dict[str, Array]:
         """What a checkpoint keeps of all sessions."""
-        return {f"{i}/{k}": a for i, state in self._states().items() for k, a in state.items()}
+        states = dict(enumerate(session.state() for session in self._sessions)) | self._restored
+        return {f"{i}/{k}": a for i, state in states.items() for k, a in state.items()}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Goes on from what ``state()`` returned; sessions that are not open yet will."""
+        """Goes on from what ``state()`` returned; sessions that are not open yet will.
+
+        Raises:
+            ValueError: it is damaged, or another algorithm's; nothing was changed. Of a session
+                that is not open yet the step that opens it raises it, on all ranks alike.
+        """
         parts: dict[int, State] = {}
         for key, array in state.items():
-            number, _, name = key.partition("/")
-            parts.setdefault(int(number), {})[name] = array
-        for position, part in parts.items():
-            self._load(position, part)
+            position, _, name = key.partition("/")
+            if not position.isdecimal():
+                raise ValueError(f"state: expected names such as '0/step', got {key!r}")
+            parts.setdefault(int(position), {})[name] = array
+        opened = {n: part for n, part in parts.items() if n < len(self._sessions)}
+        for number, part in opened.items():
+            self._sessions[number].check_state(part)
+        for number, part in opened.items():
+            self._sessions[number].load_state(part)
+        self._restored |= {n: part for n, part in parts.items() if n not in opened}
 
-    def steps(self) -> dict[int, int]:
-        """How many steps each session has taken, those restored and not yet open included."""
-        return {number: int(state["step"]) for number, state in self._states().items()}
+    def common_state(self) -> dict[int, State]:
+        """What ranks go on from together, by session, those restored and not yet open included."""
+        opened = dict(enumerate(session.common_state() for session in self._sessions))
+        return opened | {number: common_part(state) for number, state in self._restored.items()}
 
-    def set_steps(self, steps: Mapping[int, int]) -> None:
-        """Counts on from another rank's steps."""
-        states = self._states()
-        for number, step in steps.items():
-            self._load(number, states.get(number, {}) | {"step": np.array(step)})
-
-    def _states(self) -> dict[int, State]:
-        return dict(enumerate(session.state() for session in self._sessions)) | self._restored
-
-    def _load(self, number: int, state: State) -> None:
-        if number < len(self._sessions):
-            self._sessions[number].load_state(state)
-        else:
-            self._restored[number] = state
+    def take_common_state(self, everyones: Mapping[int, State]) -> None:
+        """Goes on from another rank's ``common_state()``; all else stays as it is."""
+        for number, common in everyones.items():
+            if number < len(self._sessions):
+                self._sessions[number].take_common_state(common)
+            else:
+                self._restored[number] = self._restored.get(number, {}) | common
 
     def exchange(
         self,
@@ -101,10 +107,10 @@ class Exchanges:
 
         Args:
             gradients: None where there is none on this rank; ``tf.IndexedSlices`` that are reduced
-                become dense, and those that are voted on too if the wish says so.
+                become dense, and those that are voted on too if the settings say so.
             variables: theirs, in the same order on all ranks.
             local: the variables that are not shared.
-            scaler: divides by the loss's scale, which verdicts then carry.
+            scaler: divides by the loss's scale, which gradients carry and verdicts then too.
 
         Returns:
             One gradient a variable, and whether the step counts: bool[], or None if every step
@@ -134,27 +140,30 @@ class Exchanges:
 
     def _together(self, gradients: Sequence[Any], variables: Sequence[Any], scaler: Any) -> Outcome:
         # Votes abstain in what there is no gradient for; sums are of what there is.
-        given = () if self.wish.votes else present(gradients)
-        make = self._make_votes if self.wish.votes else self._make_sums
+        given = () if self.settings.votes else present(gradients)
+        make = self._make_votes if self.settings.votes else self._make_sums
         found = self._find(given, variables, lambda: make(gradients, variables))
-        results, counts = found(self._dense(gradients, variables))
-        if scaler is not None and self.unscaled_verdicts:
-            results = [scaled(result, scaler) for result in results]
+        scale = loss_scale(scaler) if scaler is not None and self.free_of_loss_scale else None
+        results, counts = found(self._dense(gradients, variables), scale)
+        if scale is not None:
+            results = [scaled(result, scale) for result in results]
         return results, counts
 
     def _alone(self, gradients: Sequence[Any], variables: Sequence[Any], *, local: bool) -> Outcome:
-        wish = self.wish
-        divisor = len(job.members(wish.process_set)) if local and wish.scale_local else 1
-        if wish.passes == 1:
+        settings = self.settings
+        divisor = (
+            len(backend.members(settings.process_set)) if local and settings.scale_local else 1
+        )
+        if settings.passes == 1:
             return [divided(gradient, divisor) for gradient in gradients], None
-        divisor *= wish.passes if wish.average else 1
+        divisor *= settings.passes if settings.average else 1
         dense = [densified(gradient) for gradient in gradients]
 
         def make() -> GradientExchange:
             def mean(arrays: list[Array]) -> list[Array]:
                 return [array / array.dtype.type(divisor) for array in arrays]
 
-            return GradientSums(present_specs(dense, variables), wish.passes, mean)
+            return GradientSums(present_specs(dense, variables), settings.passes, mean)
 
         key = ("alone", divisor, *present(gradients))
         results, counts = self._find(key, variables, make)(dense)
@@ -180,7 +189,7 @@ class Exchanges:
     def _dense(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
         for ordinal, (gradient, variable) in enumerate(zip(gradients, variables, strict=True)):
             sparse = isinstance(gradient, tf.IndexedSlices)
-            if sparse and self.wish.votes and not self.wish.sparse_as_dense:
+            if sparse and self.settings.votes and not self.settings.sparse_as_dense:
                 raise TypeError(
                     f"variable {name_of(variable, ordinal)!r}: expected a dense gradient, got "
                     "tf.IndexedSlices; give sparse_as_dense=True"
@@ -188,44 +197,60 @@ class Exchanges:
         return [densified(gradient) for gradient in gradients]
 
     def _make_sums(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
-        wish = self.wish
-        stream = job.adhoc(wish.process_set)
+        settings = self.settings
+        stream = backend.adhoc(settings.process_set)
         # Whoever is refused tells the others, who would wait for it in the opening.
         with stream.refusing(Opening.kind, GRADIENTS):
             specs = present_specs(self._dense(gradients, variables), variables)
-            reduction = plain.gradient_reduction(wish)
+            reduction = horovod_api.gradient_reduction(settings)
         stream.open(GRADIENTS, method=REDUCED)
-        return GradientSums(specs, wish.passes, reduction())
+        return GradientSums(specs, settings.passes, reduction())
 
     def _make_votes(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
-        wish = self.wish
-        assert wish.options is not None
-        with job.adhoc(wish.process_set).refusing(Opening.kind, GRADIENTS):
+        settings = self.settings
+        assert settings.options is not None
+        with backend.adhoc(settings.process_set).refusing(Opening.kind, GRADIENTS):
             specs = make_specs(self._dense(gradients, variables), variables)
             for spec in specs:
                 check_dtype(f"variable {spec.name!r}", spec.dtype)
-            check_bucket_bytes(wish.bucket_bytes)
-            groups = group_positions(wish.groups, variables, VARIABLES, "tf.Variable")
-        session = job.session(
-            wish.process_set,
+            check_bucket_bytes(settings.bucket_bytes)
+            groups = group_positions(settings.groups, variables, VARIABLES, "tf.Variable")
+        session = backend.session(
+            settings.process_set,
             specs,
-            make_rule(wish.op),
-            wish.options,
-            bucket_bytes=wish.bucket_bytes,
+            make_rule(settings.op),
+            settings.options,
+            bucket_bytes=settings.bucket_bytes,
             groups=groups,
         )
         self._resume(session)
-        return GradientVotes(session, wish.passes, average=wish.average, poisons=wish.poisons)
+        return GradientVotes(
+            session, settings.passes, average=settings.average, poisons=settings.poisons
+        )
 
     def _resume(self, session: VoteSession) -> None:
-        """Lets a new session go on from a checkpoint, if any rank has read one."""
+        """Lets a new session go on from a checkpoint, if any rank has read one.
+
+        Raises:
+            ValueError: on all ranks alike: one has read a state that the session cannot take.
+        """
         restored = self._restored.pop(len(self._sessions), None)
+        common, error = None, None
+        if restored is not None:
+            common = common_part(restored)
+            try:
+                session.check_state(restored)
+            except ValueError as refusal:
+                error = str(refusal)
+        everyones = session.stream.transport.gather_objects((common, error))
+        for _, error in everyones:
+            if error is not None:
+                raise ValueError(error)
         self._sessions.append(session)
-        step = None if restored is None else int(restored["step"])
-        everyones = session.stream.transport.gather_objects(step)
-        steps = [taken for taken in everyones if taken is not None]
-        if steps:  # a rank alone may have read it: its steps become everyone's
-            session.load_state(session.state() | (restored or {}) | {"step": np.array(max(steps))})
+        read = [theirs for theirs, _ in everyones if theirs is not None]
+        if read:  # a rank alone may have read it: what is common becomes everyone's
+            furthest = max(read, key=lambda theirs: int(theirs[STEP]))
+            session.load_state((restored or {}) | furthest)
 
 
 VARIABLES: Any = (tf.Variable, *([tf.keras.Variable] if hasattr(tf.keras, "Variable") else []))

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from hvd_sign.ballots import HostVoter
-from hvd_sign.buckets import TensorSpec
-from hvd_sign.session import VoteSession
+from hvd_sign.core.buckets import TensorSpec
+from hvd_sign.devices import ABSENT, HOST, Operand
+from hvd_sign.frontend.arguments import free_of_loss_scale
+from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_tf import bridge
 
 Array = npt.NDArray[Any]
@@ -25,7 +26,12 @@ class GradientExchange(ABC):
     Args:
         buckets: what is handed to the host together.
         passes: gradients that are added up to one, over as many calls.
+
+    Attributes:
+        scale: of the loss, which this pass's gradients carry.
     """
+
+    scale = 1.0
 
     def __init__(self, buckets: Sequence[Sequence[TensorSpec]], passes: int) -> None:
         self.buckets = buckets
@@ -59,11 +65,14 @@ class GradientExchange(ABC):
     def closed(self) -> bool:
         """Whether there is nobody left to exchange with."""
 
-    def __call__(self, gradients: Sequence[tf.Tensor | None]) -> tuple[list[Any], tf.Tensor]:
+    def __call__(
+        self, gradients: Sequence[tf.Tensor | None], scale: tf.Tensor | None = None
+    ) -> tuple[list[Any], tf.Tensor]:
         """One pass.
 
         Args:
             gradients: dense, in order; None: there is none on this rank.
+            scale: of the loss, float32[], which the gradients carry; None: none.
 
         Returns:
             What all ranks made of them, and whether that is to be applied: bool[].
@@ -74,26 +83,27 @@ class GradientExchange(ABC):
         """
         bridge.check_context("gradients")
         if not tf.executing_eagerly():
-            return self._build(list(gradients))
+            return self._build(list(gradients), scale)
         self._error = None
         try:
-            results, counts = self._eagerly(list(gradients))
+            results, counts = self._eagerly(list(gradients), scale)
             return results, counts
         except tf.errors.OpError:
             if self._error is not None:
                 raise self._error from None
             raise
 
-    def _build(self, gradients: list[tf.Tensor | None]) -> tuple[list[Any], tf.Tensor]:
+    def _build(
+        self, gradients: list[tf.Tensor | None], scale: tf.Tensor | None
+    ) -> tuple[list[Any], tf.Tensor]:
         results: list[Any] = [None] * len(gradients)
         members: list[TensorSpec] = []
         outs: list[tf.Tensor] = []
         for number, bucket in enumerate(self.buckets):
             places = [bridge.empty(spec.shape, spec.dtype) for spec in bucket]
             # Its own operation, so that it runs while other gradients are still computed.
-            self._hand_over(
-                bucket, [gradients[spec.ordinal] for spec in bucket], places, first=number == 0
-            )
+            of_bucket = [gradients[spec.ordinal] for spec in bucket]
+            self._hand_over(bucket, of_bucket, places, scale, first=number == 0)
             members += bucket
             outs += places
         filled, counts = self._await(members, outs)
@@ -106,6 +116,7 @@ class GradientExchange(ABC):
         specs: Sequence[TensorSpec],
         gradients: list[tf.Tensor | None],
         outs: list[tf.Tensor],
+        scale: tf.Tensor | None,
         *,
         first: bool,
     ) -> None:
@@ -118,10 +129,12 @@ class GradientExchange(ABC):
         given = [spec.ordinal for spec, g in zip(specs, gradients, strict=True) if g is not None]
 
         def begin(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-            arrays = dict(zip(given, inputs[len(specs) :], strict=True))
+            *taken, factor = inputs[len(specs) :]
+            arrays = dict(zip(given, taken, strict=True))
             with self._lock:
                 if first:
                     self._begin_pass()
+                self.scale = float(factor[0])
                 for spec, out in zip(specs, inputs[: len(specs)], strict=True):
                     self._accumulate(spec.ordinal, arrays.get(spec.ordinal), out)
 
@@ -130,7 +143,8 @@ class GradientExchange(ABC):
             for spec, gradient in zip(specs, gradients, strict=True)
             if gradient is not None
         ]
-        bridge.on_host(self._keeping_errors(begin), [*outs, *present], [])
+        factor = tf.ones(1) if scale is None else tf.reshape(scale, [1])
+        bridge.on_host(self._keeping_errors(begin), [*outs, *present, factor], [])
 
     def _await(
         self, specs: list[TensorSpec], outs: list[tf.Tensor]
@@ -217,13 +231,14 @@ class GradientVotes(GradientExchange):
         super().__init__([bucket.specs for bucket in session.buckets], passes)
         self.session = session
         self._poisons = poisons
-        # A sign is none the larger for it.
-        scaled = session.options.scale != "none"
-        self._factor = 1 / passes if average and scaled else 1.0
+        self._part = 1 / passes if average else 1.0
+        # A sign is none the larger for it, and an algorithm has seen it.
+        self._factor = 1.0 if free_of_loss_scale(session.options) else self._part
 
     def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
         """Votes on a gradient; abstains in one that this rank has not."""
-        self.session.ready(ordinal, HostVoter(gradient, out, self._factor))
+        unscale = self._part / self.scale
+        self.session.ready(ordinal, Operand(HOST, gradient, out, self._factor, unscale))
 
     @property
     def closed(self) -> bool:
@@ -232,7 +247,7 @@ class GradientVotes(GradientExchange):
 
     def finish(self) -> bool:
         """Waits for the verdicts; abstains in what a failed step has not handed over."""
-        return self.session.finish(lambda ordinal: HostVoter(None, None))
+        return self.session.finish(lambda ordinal: ABSENT)
 
     def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
         """Shows a step that does not count as Inf, if asked to; else as zeros."""

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hvd_sign.transports.communication import ALLREDUCE, NOBODYS_SHAPE
+
 MOST_UNDER_WAY = 256
 """Operations that wait for other ranks at once; each holds a thread that sleeps meanwhile."""
 
@@ -39,6 +41,12 @@ class TensorFlowCollectives:
     def sum(self, send: npt.NDArray[np.float32], name: str) -> Future[Any]:
         """Begins an allreduce by sum."""
         return self._begin(horovod.allreduce, send, name=name, op=horovod.Sum)
+
+    def clash(self, op: str, name: str) -> None:
+        """Begins an allreduce of nobody's shape."""
+        if op != ALLREDUCE:
+            return
+        self._begin(horovod.allreduce, np.zeros(NOBODYS_SHAPE, np.int32), name=name, op=horovod.Sum)
 
     def poll(self, handle: Future[Any]) -> bool:
         """Whether the operation has ended."""

@@ -13,7 +13,7 @@ from horovod.common.elastic import run_fn
 from horovod.common.exceptions import HorovodInternalError
 from horovod.tensorflow import elastic
 
-from hvd_sign_tf.worlds import init, shutdown
+from hvd_sign_tf.backend import init, shutdown
 from hvd_sign_tf.wrapping import ExchangingOptimizer
 
 OPERATIONS = re.compile("Horovod(Grouped)?(Allreduce|Allgather|Alltoall|Broadcast|Reducescatter)")

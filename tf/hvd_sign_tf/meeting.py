@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import tensorflow as tf
 
-from hvd_sign.jobs import HorovodJob
-from hvd_sign_tf.worlds import job
+from hvd_sign.frontend.backends import HorovodBackend
+from hvd_sign_tf.backend import backend
 
 
 def meet_first(exchange: Any, method: str, process_set: Any, *, once: bool = False) -> None:
@@ -17,13 +17,13 @@ def meet_first(exchange: Any, method: str, process_set: Any, *, once: bool = Fal
         exchange: Horovod's.
         method: of it, which reduces gradients.
         process_set: the ranks that take part.
-        once: one asking is enough for the process set.
+        once: to ask once is enough for the process set.
     """
     reduce = getattr(exchange, method)
 
     @tf.autograph.experimental.do_not_convert
     def meet(*args: Any, **kwargs: Any) -> Any:
-        cast(HorovodJob, job).open_dense(process_set, once=once)
+        cast(HorovodBackend, backend).open_dense(process_set, once=once)
         setattr(exchange, method, reduce)
         return reduce(*args, **kwargs)
 

@@ -8,16 +8,18 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, labels, number, op_of_call
-from hvd_sign.ballots import HostVoter
-from hvd_sign.collectives import check_dtype
-from hvd_sign.process import check_not_forked
+from hvd_sign.core.buckets import check_dtype
+from hvd_sign.core.process import check_not_forked
+from hvd_sign.devices import HOST, Operand
+from hvd_sign.frontend.arguments import call_options, labels, number, op_of_call
+from hvd_sign.runtime.named import ALLREDUCE, Tensor
+from hvd_sign.transports.communication import ALLREDUCE as DENSE_ALLREDUCE
+from hvd_sign.transports.communication import GROUPED_ALLREDUCE
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_tf import bridge
+from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.errors import told_as_horovod
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.worlds import job, plain
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +37,7 @@ def _vote(
     first = next(iter(tensors), None) if isinstance(tensors, (list, tuple)) else None
     if isinstance(first, (tf.Tensor, tf.Variable)):
         name = bridge.name_in_graph(ALLREDUCE, name, first)
-    with job.adhoc(process_set).refusing(ALLREDUCE, name):
+    with backend.adhoc(process_set).refusing(ALLREDUCE, name):
         bridge.check_context("allreduce")
         rule = make_rule(op)
         options = call_options(given)
@@ -63,9 +65,9 @@ def _vote(
         called = labels(name, len(inputs))
         for label, scalar, signal, out in zip(called, scalars, inputs, outputs, strict=True):
             shape = () if scalar else signal.shape
-            voter = HostVoter(signal, out, after)
-            asked.append(Tensor(label, shape, signal.dtype.name, voter))
-        job.adhoc(process_set).vote(asked, rule, options, name=name).wait()
+            operand = Operand(HOST, signal, out, after)
+            asked.append(Tensor(label, shape, signal.dtype.name, operand))
+        backend.adhoc(process_set).vote(asked, rule, options, name=name).wait()
 
     return bridge.call(work, signals)
 
@@ -85,7 +87,7 @@ def _chosen(
         op,
         Compression.none,
         given,
-        lambda: job.adhoc(process_set).refusing(ALLREDUCE, name),
+        lambda: backend.adhoc(process_set).refusing(ALLREDUCE, name),
     )
 
 
@@ -99,7 +101,7 @@ def allreduce(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     name: str | None = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     ignore_name_scope: bool = False,
     **vote: Any,
 ) -> tf.Tensor:
@@ -108,15 +110,8 @@ def allreduce(
     ``compression=hvd.Compression.sign`` asks for a vote too. Eagerly or within a ``tf.function``;
     there an unnamed vote is called after its tensor.
 
-    A vote's keywords, beyond Horovod's arguments; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
-        local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster; with
-            ``scale`` its verdict is the mean, however far one rank moves it.
-        ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
-        seed: of the coins, default 0.
-        scale: ``"none"`` (default), or ``"mean_abs"``: times the median of the ranks' mean absolute
-            values, the lower middle one of an even number, which one rank cannot move far.
+    A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, and an ``algorithm`` without state.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the
@@ -133,19 +128,20 @@ def allreduce(
         op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
-        result: tf.Tensor = plain.allreduce(
-            tensor,
-            average,
-            device_dense,
-            device_sparse,
-            compression,
-            op,
-            prescale_factor,
-            postscale_factor,
-            name,
-            process_set,
-            ignore_name_scope,
-        )
+        with backend.dense(DENSE_ALLREDUCE, process_set, name):
+            result: tf.Tensor = horovod_api.allreduce(
+                tensor,
+                average,
+                device_dense,
+                device_sparse,
+                compression,
+                op,
+                prescale_factor,
+                postscale_factor,
+                name,
+                process_set,
+                ignore_name_scope,
+            )
         return result
     with told_as_horovod():
         (verdict,) = _vote(
@@ -163,7 +159,7 @@ def grouped_allreduce(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     ignore_name_scope: bool = False,
     name: str | None = None,
     **vote: Any,
@@ -173,8 +169,8 @@ def grouped_allreduce(
         op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
-        return list(
-            plain.grouped_allreduce(
+        with backend.dense(GROUPED_ALLREDUCE, process_set, name):
+            reduced = horovod_api.grouped_allreduce(
                 tensors,
                 average,
                 device_dense,
@@ -187,7 +183,7 @@ def grouped_allreduce(
                 ignore_name_scope,
                 name,
             )
-        )
+        return list(reduced)
     with told_as_horovod():
         return _vote(
             tensors, op, average, name, prescale_factor, postscale_factor, process_set, vote

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from hvd_sign.asking import op_of
+from hvd_sign.frontend.arguments import op_of
 from hvd_sign.votes import is_vote_rule
+from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.meeting import meet_first
+from hvd_sign_tf.settings import make_settings
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.wish import make_wish
-from hvd_sign_tf.worlds import job, plain
 from hvd_sign_tf.wrapping import checked, loss_scaling, wrap
 
 logger = logging.getLogger("hvd_sign")
@@ -21,7 +21,7 @@ def warn_of_norms(optimizer: Any) -> None:
     """Tells, on rank 0, that a vote leaves nothing to be clipped by its norm."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     for name in ("clipnorm", "global_clipnorm"):
-        if getattr(inner, name, None) is not None and job.rank() == 0:
+        if getattr(inner, name, None) is not None and backend.rank() == 0:
             logger.warning(
                 "%s=%g clips verdicts, whose norm is the root of their number, so that steps "
                 "shrink by it; leave it out, or give scale='mean_abs'",
@@ -44,7 +44,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     average_aggregated_gradients: bool = False,
     num_groups: int = 0,
     groups: Any = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     scale_local_gradients: bool = True,
     *,
     bucket_bytes: int | str | None = None,
@@ -63,27 +63,14 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
 
     A ``LossScaleOptimizer`` is wrapped as a whole, never the optimizer in it; under the global
     policy ``mixed_float16`` one is put around an optimizer that has none, as ``Model.compile``
-    would. A step in which any rank met NaN or Inf is then shown to it on all ranks.
+    would. A step in which any rank met NaN or Inf is then shown to it on all ranks. An algorithm
+    that keeps something sees unscaled gradients: Keras 2 gives ``apply_gradients()`` those, and the
+    scale of Keras 3's, ``loss_scale_factor`` included, is known.
 
-    A vote's own keywords; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"``: one vote a node,
-            or ``"auto"``: for each bucket the cheapest by what ``hvd-sign bench-link`` measured,
-            or else by a measurement of one or two seconds at the first step.
-        local: ``"vote"`` (default) or ``"mean"``: what makes a node's vote if it has one.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce in the place of
-            votes that would take longer: the sign of the mean gradient, or with ``scale`` the mean,
-            however far one rank moves it.
-        ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``. Rows
-            that no rank has a gradient for, as an embedding's ``padding_idx``, keep still under
-            ``"zero"``; else only if their width is a multiple of 64, for coins decide the zeros of
-            a block of 64 coordinates in which any is not zero.
-        seed: of the coins, default 0.
-        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the median
-            of the ranks' mean absolute gradients, so that a schedule made for SGD still fits. Of an
-            even number it is the lower middle one: no rank alone can move it far.
-        nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
-            4096 coordinates; ``"skip"``: all ranks skip the step.
-        algorithm: what is voted on: ``"sign"`` (default), the gradient itself.
+    A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``nonfinite``, ``algorithm``. In an
+    optimizer ``algorithm`` sees the sum of a step's backward passes, or their mean with
+    ``average_aggregated_gradients``; checkpoints have what it keeps. And:
         bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB; ``"auto"``
             plans it from the same measurement.
 
@@ -108,23 +95,23 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         "scale_local_gradients": scale_local_gradients,
     }
     votes = is_vote_rule(op_of(compression, op, Compression.none))
-    ours = votes or job.runtime != "horovod"
+    ours = votes or backend.runtime != "horovod"
     if ours:
         optimizer = checked(optimizer)
     poisons = votes and loss_scaling(optimizer)
-    wish = make_wish(op=op, vote=vote, bucket_bytes=bucket_bytes, poisons=poisons, **common)
+    settings = make_settings(op=op, vote=vote, bucket_bytes=bucket_bytes, poisons=poisons, **common)
     if ours:
-        exchanges = Exchanges(wish)
-        if exchanges.unscaled_verdicts:
+        exchanges = Exchanges(settings)
+        if settings.options is not None and settings.options.scale == "none":
             warn_of_norms(optimizer)
         return wrap(optimizer, exchanges)
-    reducing = plain.DistributedOptimizer(
+    reducing = horovod_api.DistributedOptimizer(
         optimizer,
         name=name,
         use_locking=use_locking,
         device_dense=device_dense,
         device_sparse=device_sparse,
-        op=wish.op,
+        op=settings.op,
         **common,
     )
     if hasattr(reducing, "_allreduce"):  # not in a graph of TensorFlow 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvd_sign.binding import Binding
+from hvd_sign.frontend.binding import Binding
 
 BINDING = Binding(
     "hvd_sign.tensorflow",

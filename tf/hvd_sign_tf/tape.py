@@ -8,13 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.bridge import check_context
 from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.local import LocalVariables, variables_of
 from hvd_sign_tf.meeting import meet_first
+from hvd_sign_tf.settings import ExchangeSettings, make_settings
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.wish import Wish, make_wish
-from hvd_sign_tf.worlds import job, plain
 
 logger = logging.getLogger("hvd_sign")
 
@@ -73,9 +73,9 @@ class ExchangingTape(tf.GradientTape):
 _exchanges: dict[Any, Exchanges] = {}
 
 
-def _shared(wish: Wish) -> Exchanges:
-    """The exchanges of all tapes with the same wish: a program makes a tape at every step."""
-    return _exchanges.setdefault(wish.key(), Exchanges(wish))
+def _shared(settings: ExchangeSettings) -> Exchanges:
+    """The exchanges of all tapes with the same settings: a program makes a tape at every step."""
+    return _exchanges.setdefault(settings.key(), Exchanges(settings))
 
 
 def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
@@ -88,7 +88,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     gradient_predivide_factor: float = 1.0,
     num_groups: int = 0,
     groups: Any = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     scale_local_gradients: bool = True,
     *,
     bucket_bytes: int | str | None = None,
@@ -110,7 +110,9 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     a tape steps on nothing, all gradients are then Inf on all ranks. And:
         loss_scale_optimizer: the ``LossScaleOptimizer`` of a mixed-precision loop. The verdict
             carries its scale, so that its unscaling gives the verdict back; ``nonfinite`` is then
-            ``"skip"``, so that it skips the step on all ranks alike.
+            ``"skip"``, so that it skips the step on all ranks alike. An algorithm that keeps
+            something sees unscaled gradients; of a scale that the tape is not told it knows
+            nothing, and keeps arrays of gradients as they come.
 
     Raises:
         ValueError: contradictory or unknown arguments; in ``gradient()``, on all ranks alike, ranks
@@ -120,7 +122,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     """
     if not isinstance(gradtape, tf.GradientTape):
         raise TypeError(f"gradtape: expected a tf.GradientTape, got {gradtape!r}")
-    wish = make_wish(
+    settings = make_settings(
         compression,
         op,
         vote,
@@ -133,14 +135,14 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         poisons=loss_scale_optimizer is not None or vote.get("nonfinite") == "skip",
         scale_local_gradients=scale_local_gradients,
     )
-    if not wish.votes and job.runtime == "horovod":
-        reducing = plain.DistributedGradientTape(
+    if not settings.votes and backend.runtime == "horovod":
+        reducing = horovod_api.DistributedGradientTape(
             gradtape,
             device_dense,
             device_sparse,
             compression,
             sparse_as_dense,
-            wish.op,
+            settings.op,
             gradient_predivide_factor,
             num_groups,
             groups,
@@ -149,10 +151,10 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         )
         meet_first(reducing, "_allreduce_grads", process_set, once=True)
         return reducing
-    exchanges = _shared(wish)
+    exchanges = _shared(settings)
     mixed = tf.keras.mixed_precision.global_policy().name == "mixed_float16"
-    seen = wish.poisons and not exchanges.unscaled_verdicts
-    if wish.votes and mixed and loss_scale_optimizer is None and not seen:
+    seen = settings.poisons and not exchanges.free_of_loss_scale
+    if settings.votes and mixed and loss_scale_optimizer is None and not seen:
         _warn_of_scaling()
     return ExchangingTape(gradtape, exchanges, loss_scale_optimizer)
 
@@ -160,7 +162,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
 @cache
 def _warn_of_scaling() -> None:
     """Tells, once and on rank 0, that a loss scaler which the tape does not know goes wrong."""
-    if job.rank() == 0:
+    if backend.rank() == 0:
         logger.warning(
             "hvd.DistributedGradientTape votes under the policy mixed_float16, whose "
             "LossScaleOptimizer divides verdicts by the loss's scale and does not see which steps "
@@ -178,7 +180,7 @@ def PartialDistributedGradientTape(  # noqa: N802, the name that Horovod's users
     gradient_predivide_factor: float = 1.0,
     num_groups: int = 0,
     groups: Any = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     local_layers: Any = None,
     scale_local_gradients: bool = True,
     **vote: Any,

@@ -9,10 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvd_sign_tf.backend import horovod_api
 from hvd_sign_tf.exchanges import Exchanges, Outcome
 from hvd_sign_tf.local import LocalVariables
 from hvd_sign_tf.state import STATE_FILE, ExchangeState
-from hvd_sign_tf.worlds import plain
 
 
 @dataclass
@@ -86,7 +86,7 @@ class ExchangingOptimizer:
         return self._hvd_sign.exchange(gradients, variables, self._hvd_sign_local, scaler)
 
     def _hvd_sign_unscales(self) -> bool:
-        """Whether it divides what was exchanged by the loss's scale."""
+        """Whether it divides what was exchanged by the loss's scale, which gradients carry."""
         return False
 
     def register_local_var(self, var: Any) -> None:
@@ -94,9 +94,13 @@ class ExchangingOptimizer:
         self._hvd_sign_local.register(var)
 
     def broadcast_exchange_state(self, root_rank: int) -> None:
-        """Gives every rank the number of steps that one has taken, by which coins fall."""
-        steps = plain.broadcast_object(self._hvd_sign.steps(), root_rank, name="hvd_sign.steps")
-        self._hvd_sign.set_steps(steps)
+        """Gives every rank one's number of steps, by which coins fall, and what its rule learned.
+
+        What an algorithm keeps of each rank's own gradients stays that rank's.
+        """
+        common = self._hvd_sign.common_state()
+        common = horovod_api.broadcast_object(common, root_rank, name="hvd_sign.common_state")
+        self._hvd_sign.take_common_state(common)
 
     def save_assets(self, folder: str) -> None:
         """Keeps the exchange's state in a ``.keras`` file."""
@@ -180,6 +184,8 @@ class Keras2Optimizer(ExchangingOptimizer):
 class Keras3Optimizer(ExchangingOptimizer):
     """An optimizer of Keras 3."""
 
+    loss_scale_factor: float | None
+
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
         """Exchanges gradients, then applies them as the wrapped class does."""
@@ -200,7 +206,7 @@ class Keras3Optimizer(ExchangingOptimizer):
 
     def _hvd_sign_unscales(self) -> bool:
         # Keras 2 has done so before.
-        return loss_scaling(self)
+        return loss_scaling(self) or self.loss_scale_factor is not None
 
 
 def loss_scaling(optimizer: Any) -> bool:

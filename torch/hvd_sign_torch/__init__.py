@@ -42,4 +42,4 @@ from hvd_sign_torch.ops import (
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.state import broadcast_optimizer_state
 from hvd_sign_torch.voting_optimizer import DistributedOptimizer
-from hvd_sign_torch.worlds import add_process_set, init, join, remove_process_set, shutdown
+from hvd_sign_torch.backend import add_process_set, init, join, remove_process_set, shutdown

@@ -122,13 +122,16 @@ class ExchangingOptimizer:
         Raises:
             AssertionError: gradients are being exchanged.
         """
+        self._check_between_steps("zero_grad")
+        self._wrapped.zero_grad(*args, **kwargs)
+
+    def _check_between_steps(self, method: str) -> None:
         if self._gradients is not None and self._gradients.under_way:
             raise AssertionError(
-                "optimizer.zero_grad() was called after loss.backward() but before "
+                f"optimizer.{method}() was called after loss.backward() but before "
                 "optimizer.step() or optimizer.synchronize(). This is prohibited as it can cause "
                 "a race condition."
             )
-        self._wrapped.zero_grad(*args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict()`` returned."""

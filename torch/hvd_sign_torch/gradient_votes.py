@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hvd_sign.ballots import HostVoter, Voter
-from hvd_sign.buckets import BLOCK, TensorSpec
-from hvd_sign.collectives import check_dtype
-from hvd_sign.session import VoteSession
-from hvd_sign_torch.device import dtype_name, make_voter
+from hvd_sign.core.buckets import BLOCK, TensorSpec, check_dtype
+from hvd_sign.devices import HOST, Operand
+from hvd_sign.frontend.arguments import free_of_loss_scale
+from hvd_sign.runtime.sessions import VoteSession
+from hvd_sign_torch.backend import backend
+from hvd_sign_torch.devices import dtype_name, operand_of
 from hvd_sign_torch.gradient_hooks import GradientHooks
-from hvd_sign_torch.worlds import job
 
 logger = logging.getLogger("hvd_sign")
 
@@ -43,12 +43,13 @@ class GradientVotes(GradientHooks):
     Attributes:
         parameters: those that require gradients, in order.
         specs: theirs.
+        session: what holds the votes, once they have begun.
 
     Raises:
         TypeError: a parameter that cannot be voted on.
     """
 
-    _session: VoteSession
+    session: VoteSession
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class GradientVotes(GradientHooks):
 
     def begin(self, session: VoteSession) -> None:
         """Votes in a session of ``specs`` from now on."""
-        self._session = session
+        self.session = session
         session.on_reset(self._restore)
         self.hook()
 
@@ -87,7 +88,7 @@ class GradientVotes(GradientHooks):
             Whether the step counts, see ``VoteSession.finish``.
         """
         apart = self._apart  # filled until the session's reset, which replaces it
-        counts = self._session.finish(self._missing)
+        counts = self.session.finish(self._missing)
         if counts:
             self._place(apart)
         elif self.grad_scaler is not None:
@@ -99,15 +100,15 @@ class GradientVotes(GradientHooks):
 
     def gradient_ready(self, ordinal: int) -> None:
         """Counts a backward pass of a parameter, unless ``shutdown()`` ended its votes."""
-        if not self._session.stream.closed:
+        if not self.session.stream.closed:
             super().gradient_ready(ordinal)
 
     def complete(self, ordinal: int) -> None:
         """Hands the gradient to the vote."""
-        self._session.ready(ordinal, self._voter(ordinal))
+        self.session.ready(ordinal, self._operand(ordinal))
         self._complete += 1
         if self._complete == len(self._parameters):
-            self._session.ready(LAST, self._missing(LAST))
+            self.session.ready(LAST, self._missing(LAST))
 
     def check_scaler(self, *, synchronized: bool) -> None:
         """Raises unless the GradScaler that is about to unscale and step may do so now.
@@ -127,12 +128,12 @@ class GradientVotes(GradientHooks):
 
     def check_results(self) -> None:
         """Tells once, on rank 0, that verdicts were all made smaller by one factor."""
-        if self._shrinking_told or self._session.options.scale != "none":
+        if self._shrinking_told or self.session.options.scale != "none":
             return
         factor = _common_factor(p.grad for p in self._parameters if p.grad is not None)
         if factor < 1:
             self._shrinking_told = True
-            if job.rank() == 0:
+            if backend.rank() == 0:
                 logger.warning(
                     "verdicts were multiplied by %.3g between synchronize() and step(), and steps "
                     "shrink by it. Clipping by norm does that, since the norm of a verdict is the "
@@ -154,7 +155,7 @@ class GradientVotes(GradientHooks):
         self._scale = None
         self.restart()
 
-    def _voter(self, ordinal: int) -> Voter:
+    def _operand(self, ordinal: int) -> Operand:
         parameter = self._parameters[ordinal]
         assert parameter.grad is not None
         sparse = parameter.grad.is_sparse
@@ -168,17 +169,17 @@ class GradientVotes(GradientHooks):
             gradient = self._apart[ordinal] = gradient.to_dense()
         self._presence[ordinal] = 1
         self._presence[ordinal, 1] = -1 if sparse else 1
-        return make_voter(gradient, gradient, self._factor())
+        return operand_of(gradient, gradient, *self._factors())
 
-    def _missing(self, ordinal: int) -> Voter:
+    def _missing(self, ordinal: int) -> Operand:
         if ordinal == LAST:
-            return HostVoter(self._presence, self._presence)
+            return Operand(HOST, self._presence, self._presence, raw=True)
         parameter = self._parameters[ordinal]
         if parameter.grad is not None:
-            return self._voter(ordinal)
+            return self._operand(ordinal)
         self._presence[ordinal] = 0
         verdict = self._apart[ordinal] = torch.zeros_like(parameter)
-        return make_voter(None, verdict, self._factor())
+        return operand_of(None, verdict, *self._factors())
 
     def _place(self, apart: dict[int, torch.Tensor]) -> None:
         """Gives verdicts to parameters: none where nobody has a gradient, sparse ones where sparse.
@@ -196,14 +197,16 @@ class GradientVotes(GradientHooks):
             else:
                 parameter.grad = verdict.to_sparse() if sparse[ordinal] else verdict
 
-    def _factor(self) -> float:
-        """What a verdict is multiplied by, so that ``scaler.unscale_`` gives the verdict back."""
-        scaled_already = self._session.options.scale != "none"
-        if self.grad_scaler is None or scaled_already:
-            return 1.0
+    def _factors(self) -> tuple[float, float]:
+        """What a verdict is multiplied by, and a gradient before an algorithm with state sees it.
+
+        By the former ``scaler.unscale_`` gives the verdict back.
+        """
+        if self.grad_scaler is None or not free_of_loss_scale(self.session.options):
+            return 1.0, 1.0
         if self._scale is None:  # reading it waits for the device: once a step
             self._scale = float(self.grad_scaler.get_scale())
-        return self._scale
+        return self._scale, 1 / self._scale
 
 
 def _common_factor(verdicts: Iterable[torch.Tensor]) -> float:

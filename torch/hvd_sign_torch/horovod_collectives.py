@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 from horovod.torch import ProcessSet
 
+from hvd_sign.transports.communication import ALLREDUCE, NOBODYS_SHAPE
+
 
 class TorchCollectives:
     """``horovod.torch``'s alltoall and allgather of uint8, and sum of fp32, on one process set."""
@@ -33,6 +35,13 @@ class TorchCollectives:
         return horovod.allreduce_async(
             tensor, name=name, op=horovod.Sum, process_set=self._process_set
         )
+
+    def clash(self, op: str, name: str) -> None:
+        """Begins an allreduce of nobody's shape."""
+        if op != ALLREDUCE:
+            return
+        tensor = torch.zeros(NOBODYS_SHAPE, dtype=torch.int32)
+        horovod.allreduce_async_(tensor, name=name, op=horovod.Sum, process_set=self._process_set)
 
     def poll(self, handle: Any) -> bool:
         """Whether the operation has ended."""

@@ -8,8 +8,8 @@ from typing import Any
 from horovod.common.elastic import run_fn
 from horovod.torch import elastic
 
+from hvd_sign_torch.backend import init, shutdown
 from hvd_sign_torch.voting_optimizer import VotingOptimizer
-from hvd_sign_torch.worlds import init, shutdown
 
 
 class TorchState(elastic.TorchState):  # type: ignore[misc]

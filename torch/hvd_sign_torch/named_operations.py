@@ -18,11 +18,11 @@ from typing import Any, cast
 import torch
 from horovod.torch import functions, mpi_ops
 
-from hvd_sign.jobs import HorovodJob
-from hvd_sign.process import check_not_forked
-from hvd_sign_torch import worlds
+from hvd_sign.core.process import check_not_forked
+from hvd_sign.frontend.backends import HorovodBackend
+from hvd_sign_torch import backend as own
 
-job = cast(HorovodJob, worlds.job)
+backend = cast(HorovodBackend, own.backend)
 _lock = threading.Lock()
 _counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
 
@@ -36,13 +36,13 @@ def _named(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         check_not_forked()
-        if not job.votes_over_horovod:
+        if not backend.votes_over_horovod:
             return function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         if bound.arguments["name"] is not None:
             return function(*args, **kwargs)
-        key = kind, tuple(job.members(bound.arguments["process_set"]))
+        key = kind, tuple(backend.members(bound.arguments["process_set"]))
         with _lock:
             number = _counts[key]
             _counts[key] += 1

@@ -7,21 +7,23 @@ from typing import Any
 
 import torch
 
-from hvd_sign.adhoc import ALLREDUCE, Tensor
-from hvd_sign.asking import call_options, labels, number, op_of_call
-from hvd_sign.engine import Handle
-from hvd_sign.jobs import HOROVOD
+from hvd_sign.engine.progress import Handle
+from hvd_sign.frontend.arguments import call_options, labels, number, op_of_call
+from hvd_sign.frontend.backends import HOROVOD
+from hvd_sign.runtime.named import ALLREDUCE, Tensor
+from hvd_sign.transports.communication import ALLREDUCE as DENSE_ALLREDUCE
+from hvd_sign.transports.communication import GROUPED_ALLREDUCE
 from hvd_sign.votes import is_vote_rule, make_rule
-from hvd_sign_torch.device import dtype_name, make_voter
+from hvd_sign_torch.backend import backend, horovod_api
+from hvd_sign_torch.devices import dtype_name, operand_of
 from hvd_sign_torch.require import BINDING
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.votable import check_apart, check_votable
-from hvd_sign_torch.worlds import job, plain
 
 
 def _operations() -> dict[str, Any]:
     if BINDING.runtime != HOROVOD:
-        return dict(vars(plain))
+        return dict(vars(horovod_api))
     from hvd_sign_torch.named_operations import OPERATIONS
 
     return OPERATIONS
@@ -29,6 +31,11 @@ def _operations() -> dict[str, Any]:
 
 OPERATIONS = _operations()
 """What is done without a vote, by its name in Horovod."""
+
+
+NAMELESS = DENSE_ALLREDUCE, None, None
+_begun: dict[Any, tuple[str, Any, str | None]] = {}
+"""What was begun by name and without a vote: what it is, among whom, its name."""
 
 
 class VoteHandle:
@@ -43,7 +50,7 @@ def poll(handle: Any) -> bool:
     """Whether an asynchronous operation, a vote or another, has ended."""
     if isinstance(handle, VoteHandle):
         return handle.handle.done()
-    return bool(plain.poll(handle))
+    return bool(horovod_api.poll(handle))
 
 
 def synchronize(handle: Any) -> Any:
@@ -51,7 +58,8 @@ def synchronize(handle: Any) -> Any:
     if isinstance(handle, VoteHandle):
         handle.handle.wait()
         return handle.output
-    return plain.synchronize(handle)
+    with backend.dense(*_begun.pop(handle, NAMELESS)):
+        return horovod_api.synchronize(handle)
 
 
 def _vote(
@@ -60,20 +68,19 @@ def _vote(
     op: object,
     average: bool | None,
     name: str | None,
-    prescale_factor: float,
-    postscale_factor: float,
+    factors: tuple[float, float],
     process_set: Any,
     chosen: dict[str, Any],
 ) -> VoteHandle:
     grouped, in_place = kind.startswith("grouped"), kind.endswith("_")
-    stream = job.adhoc(process_set)
+    stream = backend.adhoc(process_set)
     with stream.refusing(ALLREDUCE, name):
         rule = make_rule(op)
         options = call_options(chosen)
         if average is not None:
             raise ValueError(f"average: not allowed together with op, got {average!r}")
-        before = number("prescale_factor", prescale_factor)
-        after = number("postscale_factor", postscale_factor)
+        before = number("prescale_factor", factors[0])
+        after = number("postscale_factor", factors[1])
         if grouped and not isinstance(given, Iterable):
             raise TypeError(f"tensors: expected a list of them, got {given!r}")
         signals = list(given) if grouped else [given]
@@ -84,8 +91,8 @@ def _vote(
             output = signal if in_place else torch.empty_like(signal, requires_grad=False)
             if before != 1.0:
                 signal = signal.detach() * before
-            voter = make_voter(signal.detach(), output.detach(), after)
-            tensors.append(Tensor(label, tuple(signal.shape), dtype_name(output), voter))
+            operand = operand_of(signal.detach(), output.detach(), after)
+            tensors.append(Tensor(label, tuple(signal.shape), dtype_name(output), operand))
             outputs.append(output)
         if in_place:
             check_apart(called, outputs)
@@ -99,8 +106,7 @@ def _start(
     average: bool | None,
     name: str | None,
     op: object,
-    prescale_factor: float,
-    postscale_factor: float,
+    factors: tuple[float, float],
     process_set: Any,
     given: dict[str, Any],
 ) -> Any:
@@ -108,10 +114,12 @@ def _start(
     op = _chosen(Compression.none, op, name, process_set, given)
     if not is_vote_rule(op):
         operation = OPERATIONS[kind]
-        return operation(tensors, average, name, op, prescale_factor, postscale_factor, process_set)
-    return _vote(
-        kind, tensors, op, average, name, prescale_factor, postscale_factor, process_set, given
-    )
+        handle = operation(tensors, average, name, op, *factors, process_set)
+        if name is not None:
+            dense = GROUPED_ALLREDUCE if kind.startswith("grouped") else DENSE_ALLREDUCE
+            _begun[handle] = dense, process_set, name
+        return handle
+    return _vote(kind, tensors, op, average, name, factors, process_set, given)
 
 
 def _chosen(
@@ -123,7 +131,7 @@ def _chosen(
         op,
         Compression.none,
         given,
-        lambda: job.adhoc(process_set).refusing(ALLREDUCE, name),
+        lambda: backend.adhoc(process_set).refusing(ALLREDUCE, name),
     )
 
 
@@ -134,21 +142,12 @@ def allreduce_async(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.allreduce_async``, or a vote: see ``allreduce``."""
-    return _start(
-        "allreduce_async",
-        tensor,
-        average,
-        name,
-        op,
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        vote,
-    )
+    factors = prescale_factor, postscale_factor
+    return _start("allreduce_async", tensor, average, name, op, factors, process_set, vote)
 
 
 def allreduce_async_(
@@ -158,21 +157,12 @@ def allreduce_async_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.allreduce_async_``, or a vote: see ``allreduce``."""
-    return _start(
-        "allreduce_async_",
-        tensor,
-        average,
-        name,
-        op,
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        vote,
-    )
+    factors = prescale_factor, postscale_factor
+    return _start("allreduce_async_", tensor, average, name, op, factors, process_set, vote)
 
 
 def grouped_allreduce_async(
@@ -182,21 +172,12 @@ def grouped_allreduce_async(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.grouped_allreduce_async``, or a vote: see ``allreduce``."""
-    return _start(
-        "grouped_allreduce_async",
-        tensors,
-        average,
-        name,
-        op,
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        vote,
-    )
+    factors = prescale_factor, postscale_factor
+    return _start("grouped_allreduce_async", tensors, average, name, op, factors, process_set, vote)
 
 
 def grouped_allreduce_async_(
@@ -206,20 +187,13 @@ def grouped_allreduce_async_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> Any:
     """``horovod.torch.grouped_allreduce_async_``, or a vote: see ``allreduce``."""
+    factors = prescale_factor, postscale_factor
     return _start(
-        "grouped_allreduce_async_",
-        tensors,
-        average,
-        name,
-        op,
-        prescale_factor,
-        postscale_factor,
-        process_set,
-        vote,
+        "grouped_allreduce_async_", tensors, average, name, op, factors, process_set, vote
     )
 
 
@@ -231,20 +205,13 @@ def allreduce(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> torch.Tensor:
     """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
 
-    A vote's keywords, beyond Horovod's arguments; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"`` or ``"auto"``.
-        local: ``"vote"`` (default) or ``"mean"``, what makes a node's vote.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense sum where it is faster; with
-            ``scale`` its verdict is the mean, however far one rank moves it.
-        ties: ``"coin"`` (default), ``"zero"`` or ``"positive"``.
-        seed: of the coins, default 0.
-        scale: ``"none"`` (default), or ``"mean_abs"``: times the median of the ranks' mean absolute
-            values, the lower middle one of an even number, which one rank cannot move far.
+    A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, and an ``algorithm`` without state.
 
     ``compression=hvd.Compression.sign`` asks for a vote too.
 
@@ -261,9 +228,17 @@ def allreduce(
     """
     op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
-        return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
-            tensor, average, name, compression, op, prescale_factor, postscale_factor, process_set
-        )
+        with backend.dense(DENSE_ALLREDUCE, process_set, name):
+            return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
+                tensor,
+                average,
+                name,
+                compression,
+                op,
+                prescale_factor,
+                postscale_factor,
+                process_set,
+            )
     handle = allreduce_async(
         tensor, average, name, op, prescale_factor, postscale_factor, process_set, **vote
     )
@@ -278,15 +253,23 @@ def grouped_allreduce(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
     op = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
-        return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]
-            tensors, average, name, compression, op, prescale_factor, postscale_factor, process_set
-        )
+        with backend.dense(GROUPED_ALLREDUCE, process_set, name):
+            return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]
+                tensors,
+                average,
+                name,
+                compression,
+                op,
+                prescale_factor,
+                postscale_factor,
+                process_set,
+            )
     handle = grouped_allreduce_async(
         tensors, average, name, op, prescale_factor, postscale_factor, process_set, **vote
     )
@@ -300,7 +283,7 @@ def allreduce_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> torch.Tensor:
     """``horovod.torch.allreduce_``, or a vote: see ``allreduce``."""
@@ -317,7 +300,7 @@ def grouped_allreduce_(
     op: Any = None,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce_``, or a vote: see ``allreduce``."""

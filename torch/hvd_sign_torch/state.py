@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from hvd_sign.agreement import disagreement
+from hvd_sign.core.agreement import disagreement
 from hvd_sign.errors import DisagreementError
+from hvd_sign_torch.backend import horovod_api
 from hvd_sign_torch.parameters import zeros
-from hvd_sign_torch.worlds import plain
+from hvd_sign_torch.voting_optimizer import VotingOptimizer
 
 NAME = "optimizer.state"
 
@@ -25,7 +26,9 @@ def broadcast_optimizer_state(
 
     No step is made, which would vote, and after which Adam's next one is no more its first: a state
     that is empty on the root is empty everywhere. As from Horovod, gradients that are None are then
-    zeros.
+    zeros. Votes go on from the root's number of steps and what its rule has learned, unless the
+    root is outside of their process set; what an algorithm keeps of each rank's own gradients stays
+    that rank's.
 
     Args:
         optimizer: wrapped or not, on all ranks with the same parameters in the same groups.
@@ -35,6 +38,8 @@ def broadcast_optimizer_state(
     Raises:
         ValueError: LBFGS, as from Horovod; or, on all ranks alike, parameters that differ.
         TypeError: on all ranks alike: pickle cannot copy what is in the state or the options.
+        AssertionError: at the end, on a rank that votes on gradients now, as the step of another
+            number than the root's.
     """
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError("optimizer: the state of LBFGS cannot be broadcast")
@@ -42,28 +47,31 @@ def broadcast_optimizer_state(
     parameters = _parameters(optimizer)
     packed, error = b"", None
     tensors: list[torch.Tensor] = []
-    if plain.rank() == root_rank:
+    if horovod_api.rank() == root_rank:
         try:
             packed, tensors = _pack(optimizer, parameters)
         except Exception as raised:  # a __reduce__ may raise anything
             error = f"optimizer: pickle cannot copy its state or options: {raised}"
-    packed, error = plain.broadcast_object((packed, error), root_rank, NAME)
+    common = optimizer.common_state() if isinstance(optimizer, VotingOptimizer) else {}
+    packed, error, common = horovod_api.broadcast_object((packed, error, common), root_rank, NAME)
     if error is not None:
         raise TypeError(error)
     take = None
-    if plain.rank() != root_rank:
+    if horovod_api.rank() != root_rank:
         take, tensors = _unpack(packed, optimizer, parameters)
     handles = [
-        plain.broadcast_async_(_bytes(tensor), root_rank, f"{NAME}.{number}")
+        horovod_api.broadcast_async_(_bytes(tensor), root_rank, f"{NAME}.{number}")
         for number, tensor in enumerate(tensors)
         if tensor.numel()
     ]
     for handle in handles:
-        plain.synchronize(handle)
+        horovod_api.synchronize(handle)
     if take is not None:
         take()
     if not optimizer.state:
         _make_gradients(optimizer, model)
+    if isinstance(optimizer, VotingOptimizer):
+        optimizer.take_common_state(common)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -73,10 +81,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def _agree(optimizer: torch.optim.Optimizer) -> None:
     """Raises the same DisagreementError on every rank if they differ in the parameters."""
     groups = [[tuple(p.shape) for p in group["params"]] for group in optimizer.param_groups]
-    digests = plain.allgather_object(sha256(repr(groups).encode()).digest(), f"{NAME}.parameters")
+    digests = horovod_api.allgather_object(
+        sha256(repr(groups).encode()).digest(), f"{NAME}.parameters"
+    )
     if len(set(digests)) == 1:
         return
-    everyone = plain.allgather_object(groups, f"{NAME}.differs")
+    everyone = horovod_api.allgather_object(groups, f"{NAME}.differs")
     claims = [{"parameters in each group": [len(g) for g in theirs]} for theirs in everyone]
     sentence = disagreement("optimizer", claims)
     if sentence is None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from hvd_sign.collectives import check_dtype
+from hvd_sign.core.buckets import check_dtype
 from hvd_sign.errors import TensorError
-from hvd_sign_torch.device import dtype_name
+from hvd_sign_torch.devices import dtype_name
 
 
 def check_votable(who: str, tensor: Any, *, in_place: bool) -> None:

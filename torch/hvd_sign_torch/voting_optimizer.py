@@ -7,34 +7,112 @@ from typing import Any
 
 import torch
 
-from hvd_sign.asking import let_scaler_skip, op_of, refuse_vote_options, vote_options
-from hvd_sign.buckets import check_bucket_bytes, group_positions
-from hvd_sign.calls import GRADIENTS, Opening
-from hvd_sign.jobs import HorovodJob
-from hvd_sign.options import positive_factor
-from hvd_sign.session import BUCKET_BYTES
+from hvd_sign.core.buckets import check_bucket_bytes, group_positions
+from hvd_sign.engine.operations import GRADIENTS, Opening
+from hvd_sign.frontend.arguments import gradient_settings, op_of, refuse_vote_options
+from hvd_sign.frontend.backends import HorovodBackend
+from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
+from hvd_sign_torch.backend import backend, horovod_api
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
-from hvd_sign_torch.gradient_votes import GradientVotes
+from hvd_sign_torch.gradient_votes import LAST, GradientVotes
 from hvd_sign_torch.parameters import parameter_names
 from hvd_sign_torch.sign_compression import Compression
-from hvd_sign_torch.worlds import job, plain
 
 
-def _meet_first(optimizer: Any, job: HorovodJob, process_set: Any) -> None:
+def _meet_first(optimizer: Any, backend: HorovodBackend, process_set: Any) -> None:
     """Lets Horovod's optimizer ask, before it first waits for gradients, whether others vote."""
     synchronize = optimizer.synchronize
 
     def meet() -> None:
-        job.open_dense(process_set)
+        backend.open_dense(process_set)
         optimizer.synchronize = synchronize
         synchronize()
 
     optimizer.synchronize = meet
 
 
+STATE = "hvd_sign"
+"""What a vote keeps from step to step, in a ``state_dict()``."""
+
+
 class VotingOptimizer(ExchangingOptimizer):
     """What an optimizer gains whose gradients are voted on."""
+
+    _gradients: GradientVotes | None
+
+    @property
+    def _session(self) -> VoteSession | None:
+        """None on a rank outside of the process set."""
+        return None if self._gradients is None else self._gradients.session
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's, and under ``"hvd_sign"`` what the votes go on from.
+
+        That are tensors in host memory: ``"step"``, int64[], by which coins fall; of an algorithm
+        that keeps something its arrays of this rank, such as ``"momentum/3"`` of the fourth
+        parameter that requires gradients, flat, fp32 or fp64; of a rule that learns ``"rule/..."``,
+        the same on all ranks. PyTorch's optimizers ignore that key. Hooks see the wrapped
+        optimizer's part.
+
+        Raises:
+            AssertionError: an algorithm's arrays are changing: gradients are being voted on.
+        """
+        state: dict[str, Any] = self._wrapped.state_dict()
+        if self._session is None:
+            return state
+        arrays = self._session.state()
+        return {**state, STATE: {name: torch.from_numpy(a) for name, a in arrays.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what ``state_dict()`` returned, all of it or nothing.
+
+        With a plain optimizer's the votes go on as they are. Ranks have to go on from the same
+        number of steps and the same ``"rule/..."``: all of them load, or else
+        ``hvd.broadcast_optimizer_state`` comes next, which leaves each rank its algorithm's arrays.
+
+        Raises:
+            ValueError: the votes' part or the optimizer's is damaged, or another algorithm's.
+            AssertionError: gradients are being voted on.
+        """
+        self._check_between_steps("load_state_dict")
+        kept = state_dict.get(STATE)
+        if self._session is None or kept is None:
+            self._wrapped.load_state_dict(state_dict)
+            return
+        arrays = _arrays(kept)
+        self._session.check_state(arrays)
+        self._wrapped.load_state_dict(state_dict)
+        self._session.load_state(arrays)
+
+    def common_state(self) -> dict[str, Any]:
+        """What ranks go on from together, see ``VoteSession.common_state``; empty outside of it."""
+        return {} if self._session is None else self._session.common_state()
+
+    def take_common_state(self, common: dict[str, Any]) -> None:
+        """Goes on from another rank's ``common_state()``, unless that is empty."""
+        if self._session is not None and common:
+            self._session.take_common_state(common)
+
+
+def _arrays(kept: Any) -> dict[str, Any]:
+    """A vote's part of a ``state_dict()``, wherever its tensors are, in numpy's terms.
+
+    Raises:
+        ValueError: it is no dictionary of tensors.
+    """
+    if not isinstance(kept, dict):
+        raise ValueError(f"state_dict[{STATE!r}]: expected a dictionary, got {type(kept).__name__}")
+    arrays = {}
+    for name, tensor in kept.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(
+                f"state_dict[{STATE!r}]: expected tensors by name, got {name!r} of type "
+                f"{type(tensor).__name__}"
+            )
+        dense = tensor.detach().to_dense().cpu()
+        arrays[name] = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
+    return arrays
 
 
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
@@ -47,7 +125,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     num_groups: int = 0,
     groups: Any = None,
     sparse_as_dense: bool = False,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     *,
     bucket_bytes: int | str | None = None,
     grad_scaler: Any = None,
@@ -71,29 +149,16 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     holds up, do. The optimizer that is given and the one that comes back share everything; copied
     or pickled the latter is the former.
 
-    A vote's own keywords; None takes the default:
-        exchange: ``"sharded"`` (default), ``"allgather"``, ``"hierarchical"``: one vote a node,
-            or ``"auto"``: for each bucket the cheapest by what ``hvd-sign bench-link`` measured,
-            or else by a measurement of one or two seconds now.
-        local: ``"vote"`` (default) or ``"mean"``: what makes a node's vote if it has one.
-        fallback: ``"allreduce"``: with ``exchange="auto"``, a dense fp32 allreduce in the place of
-            votes that would take longer: the sign of the mean gradient, or with ``scale`` the mean,
-            however far one rank moves it.
-        ties: what decides zeros and ties: ``"coin"`` (default), ``"zero"``, ``"positive"``. Rows
-            that no rank has a gradient for, as an embedding's ``padding_idx``, keep still under
-            ``"zero"``; else only if their width is a multiple of 64, for coins decide the zeros of
-            a block of 64 coordinates in which any is not zero.
-        seed: of the coins, default 0.
-        scale: ``"none"`` (default) leaves +-1; ``"mean_abs"`` multiplies each tensor by the median
-            of the ranks' mean absolute gradients, so that a schedule made for SGD still fits. Of an
-            even number it is the lower middle one: no rank alone can move it far.
-        nonfinite: ``"abstain"`` (default): a rank that meets NaN or Inf abstains in that chunk of
-            4096 coordinates; ``"skip"``: all ranks skip the step.
+    A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``nonfinite``, ``algorithm``. In an
+    optimizer ``algorithm`` sees the sum of a step's backward passes; ``state_dict()`` has what it
+    keeps. And:
         bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB; ``"auto"``
             plans it from the same measurement.
         grad_scaler: the ``torch.amp.GradScaler`` of a mixed-precision loop. The verdict carries its
             scale, so that ``scaler.unscale_`` gives the verdict back, and a step in which any rank
             met NaN or Inf is shown to it as Inf on all ranks (``nonfinite`` is then ``"skip"``).
+            An algorithm that keeps something sees unscaled gradients, and no skipped step.
             Call ``optimizer.synchronize()``, then ``scaler.unscale_(optimizer)``, then
             ``scaler.step(optimizer)`` within ``optimizer.skip_synchronize()``.
 
@@ -106,33 +171,37 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     op = op_of(compression, op, Compression.none)
     if not is_vote_rule(op):
         refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
-        reducing = plain.DistributedOptimizer(
+        reducing = horovod_api.DistributedOptimizer(
             optimizer,
             named_parameters=named_parameters,
             compression=compression,
             backward_passes_per_step=backward_passes_per_step,
-            op=plain.Average if op is None else op,
+            op=horovod_api.Average if op is None else op,
             gradient_predivide_factor=gradient_predivide_factor,
             num_groups=num_groups,
             groups=groups,
             sparse_as_dense=sparse_as_dense,
             process_set=process_set,
         )
-        if isinstance(job, HorovodJob):
-            _meet_first(reducing, job, process_set)
+        if isinstance(backend, HorovodBackend):
+            _meet_first(reducing, backend, process_set)
         return reducing
-    included = job.rank() in job.members(process_set)
-    bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
-    groups = groups if groups is not None else (num_groups or None)
+    included = backend.rank() in backend.members(process_set)
     # Whoever is refused tells the others, who would wait for it in the opening.
-    with job.adhoc(process_set).refusing(Opening.kind, GRADIENTS) if included else nullcontext():
-        if grad_scaler is not None:
-            let_scaler_skip(vote, "a grad_scaler")
-        options = vote_options(vote)
+    stream = backend.adhoc(process_set) if included else None
+    with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
+        options, bucket_bytes, groups = gradient_settings(
+            op,
+            vote,
+            scaler=None if grad_scaler is None else "a grad_scaler",
+            bucket_bytes=bucket_bytes,
+            passes=backward_passes_per_step,
+            predivide=gradient_predivide_factor,
+            num_groups=num_groups,
+            groups=groups,
+        )
+        assert options is not None
         check_bucket_bytes(bucket_bytes)
-        positive_factor("gradient_predivide_factor", gradient_predivide_factor)
-        if backward_passes_per_step <= 0:
-            raise ValueError("backward_passes_per_step must be > 0")
         voting = wrapped(VotingOptimizer, optimizer)
         names = parameter_names(optimizer, named_parameters)
         votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
@@ -141,13 +210,14 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         rule = make_rule(op)
     if included:
         votes.begin(
-            job.session(
+            backend.session(
                 process_set,
                 votes.specs,
                 rule,
                 options,
                 bucket_bytes=bucket_bytes,
                 groups=positions and [[before + i for i in group] for group in positions],
+                told=(LAST,),
             )
         )
         voting._gradients = votes

@@ -8,6 +8,8 @@
 
 #include <algorithm>
 
+#include "../exact_floats.h"
+
 namespace hvd_sign {
 namespace {
 
@@ -18,8 +20,8 @@ constexpr std::chrono::microseconds kShortest{10}, kLongest{100};
 
 }  // namespace
 
-std::shared_ptr<Stream> Engine::open(MPI_Comm ballots, MPI_Comm verdicts) {
-  auto stream = std::make_shared<Stream>(ballots, verdicts, crew_);
+std::shared_ptr<Stream> Engine::open(std::shared_ptr<Wire> wire) {
+  auto stream = std::make_shared<Stream>(std::move(wire), pool_);
   const std::lock_guard<std::mutex> lock(mutex_);
   streams_.push_back(stream);
   return stream;
@@ -54,6 +56,7 @@ void Engine::stop() {
 }
 
 void Engine::run() {
+  ExactFloats().enter();
 #ifdef __linux__
   pthread_setname_np(pthread_self(), "hvd_sign");
   // Sleeps of microseconds would else be rounded up by 50.

@@ -1,5 +1,4 @@
-// One progress thread a process, which moves every stream's votes on. Depends on MPI, not on
-// Python.
+// One progress thread a process, which moves every stream's votes on. Does not depend on Python.
 #pragma once
 
 #include <condition_variable>
@@ -15,10 +14,10 @@ namespace hvd_sign {
 class Engine {
  public:
   // How many threads pack and apply, the progress thread included.
-  explicit Engine(size_t threads = 1) : crew_(threads) {}
+  explicit Engine(size_t threads = 1) : pool_(threads) {}
   ~Engine() { stop(); }
 
-  std::shared_ptr<Stream> open(MPI_Comm ballots, MPI_Comm verdicts);
+  std::shared_ptr<Stream> open(std::shared_ptr<Wire> wire);
   void close(const std::shared_ptr<Stream>& stream);
 
   void submit(const std::shared_ptr<Stream>& stream, std::shared_ptr<Vote> vote);
@@ -32,7 +31,7 @@ class Engine {
  private:
   void run();
 
-  Crew crew_;
+  ThreadPool pool_;
   std::mutex mutex_;
   std::condition_variable work_, ended_;
   std::vector<std::shared_ptr<Stream>> streams_;

@@ -1,5 +1,7 @@
 // The Python module hvd_sign._engine: the pipeline, fed with mpi4py's communicators.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -7,6 +9,8 @@
 
 #include "../arrays.h"
 #include "engine.h"
+#include "mpi_wire.h"
+#include "relay.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -34,17 +38,17 @@ struct PyPlan {
 
 struct PyVote {
   std::shared_ptr<Vote> vote;
-  nb::object plan, feeds;
+  nb::object plan, operands;
 };
 
 PyPlan make_plan(const std::vector<std::tuple<size_t, size_t, uint64_t>>& tensors, size_t blocks,
-                 uint16_t ties, bool sharded, bool scaled, size_t rank, size_t voters,
-                 uint32_t stream, uint32_t bucket, size_t chunk_blocks, size_t slots,
-                 nb::object ballots, nb::object verdicts) {
+                 uint16_t ties, Owners owners, bool scaled, size_t rank, size_t voters,
+                 uint32_t stream, uint32_t bucket, size_t segment_blocks, size_t depth,
+                 bool counted, nb::object ballots, nb::object verdicts) {
   std::vector<Tensor> all;
   for (const auto& [first, count, ordinal] : tensors) all.push_back({first, count, ordinal});
-  const PlanSettings settings{Ties(ties), sharded, scaled,       rank, voters,
-                              stream,     bucket,  chunk_blocks, slots};
+  const PlanSettings settings{Ties(ties), std::move(owners), scaled, rank,   voters, stream,
+                              bucket,     segment_blocks,    depth,  counted};
   check_plan(all, blocks, settings);
   const Geometry whole(int64_t(blocks), 1, settings.ties == Ties::zero, 0);
   const ItemArray<uint8_t> full(ballots, {"plan", "ballots"}, Access::write,
@@ -56,51 +60,70 @@ PyPlan make_plan(const std::vector<std::tuple<size_t, size_t, uint64_t>>& tensor
           std::move(ballots), std::move(verdicts)};
 }
 
-Feed make_feed(nb::handle item, size_t count) {
-  const auto [signal, out, factor, bfloat16, nonfinite, finite, abs_sum] =
-      nb::cast<std::tuple<nb::object, nb::object, double, bool, uint64_t, uint64_t, double>>(item);
-  Feed feed;
-  feed.factor = factor;
-  feed.packed = {nonfinite, finite, abs_sum};
+Operand make_operand(nb::handle item, size_t count) {
+  const auto [signal, out, factor, bfloat16, nonfinite, finite, abs_sum, fused] = nb::cast<
+      std::tuple<nb::object, nb::object, double, bool, uint64_t, uint64_t, double, nb::object>>(
+      item);
+  Operand operand;
+  operand.factor = factor;
+  operand.packed = {nonfinite, finite, abs_sum};
   if (!signal.is_none()) {
     const FloatArray from(signal, {"vote", "signal"}, Access::read, bfloat16);
     if (from.size() != count) {
       from.argument().wrong_value(std::to_string(count) + " items", std::to_string(from.size()));
     }
-    feed.signal = from.data();
-    feed.signal_type = from.type;
+    operand.signal = from.data();
+    operand.signal_type = from.type;
+  }
+  operand.elsewhere = signal.is_none() && fused.is_none();
+  if (!fused.is_none()) {
+    const auto [a, b, c, d, unscale, state, next] =
+        nb::cast<std::tuple<double, double, double, double, double, nb::object, nb::object>>(fused);
+    operand.fused = true;
+    operand.linear = {a, b, c, d, unscale};
+    const FloatArray from(state, {"vote", "state"}, Access::read, false);
+    const FloatArray to(next, {"vote", "next"}, Access::write, false);
+    if (signal.is_none()) operand.signal_type = from.type;
+    if (from.size() != count || to.size() != count ||
+        from.type != arithmetic_of(operand.signal_type) || to.type != from.type) {
+      from.argument().wrong_value(std::to_string(count) + " items of the arithmetic's type",
+                                  std::to_string(from.size()));
+    }
+    operand.state = from.data();
+    operand.next = to.data();
   }
   if (!out.is_none()) {
     const FloatArray to(out, {"vote", "out"}, Access::write, bfloat16);
     if (to.size() != count) {
       to.argument().wrong_value(std::to_string(count) + " items", std::to_string(to.size()));
     }
-    feed.out = to.data();
-    feed.out_type = to.type;
+    operand.out = to.data();
+    operand.out_type = to.type;
   }
-  return feed;
+  return operand;
 }
 
 PyVote make_vote(nb::object plan) {
   auto vote = std::make_shared<Vote>();
   vote->plan = nb::cast<PyPlan&>(plan).plan;
-  vote->feeds.resize(vote->plan->tensors.size());
+  vote->operands.resize(vote->plan->tensors.size());
   vote->done = true;
   return {std::move(vote), std::move(plan), nb::none()};
 }
 
-void begin_vote(PyVote& self, nb::list feeds, uint64_t step, uint64_t zero_key, uint64_t tie_key,
-                bool joined, bool keep, bool trace) {
+void begin_vote(PyVote& self, nb::list operands, uint64_t step, uint64_t zero_key, uint64_t tie_key,
+                bool joined, bool keep, bool trace,
+                const std::optional<std::vector<int8_t>>& weights) {
   Vote& vote = *self.vote;
   if (!vote.done.load(std::memory_order_acquire)) {
     throw std::runtime_error("Vote.begin: it is under way");
   }
-  if (feeds.size() != vote.feeds.size()) {
-    throw std::invalid_argument("Vote.begin: expected " + std::to_string(vote.feeds.size()) +
-                                " feeds, got " + std::to_string(feeds.size()));
+  if (operands.size() != vote.operands.size()) {
+    throw std::invalid_argument("Vote.begin: expected " + std::to_string(vote.operands.size()) +
+                                " operands, got " + std::to_string(operands.size()));
   }
-  for (size_t t = 0; t < feeds.size(); ++t) {
-    vote.feeds[t] = make_feed(feeds[t], vote.plan->tensors[t].count);
+  for (size_t t = 0; t < operands.size(); ++t) {
+    vote.operands[t] = make_operand(operands[t], vote.plan->tensors[t].count);
   }
   vote.begin_anew();
   vote.step = step;
@@ -109,7 +132,17 @@ void begin_vote(PyVote& self, nb::list feeds, uint64_t step, uint64_t zero_key, 
   vote.joined = joined;
   vote.keep = keep;
   vote.trace = trace;
-  self.feeds = std::move(feeds);
+  vote.weighted = weights.has_value();
+  const size_t voters = vote.plan->settings.voters;
+  if (weights && weights->size() != voters) {
+    throw std::invalid_argument("Vote.begin: weights: expected " + std::to_string(voters) +
+                                ", one a voter, got " + std::to_string(weights->size()));
+  }
+  if (weights || vote.plan->settings.counted) {
+    const std::vector<int8_t> given = weights.value_or(std::vector<int8_t>(voters, 1));
+    vote.weights.assign(given.data(), given.size());
+  }
+  self.operands = std::move(operands);
 }
 
 nb::dict totals(const PyVote& self) {
@@ -128,7 +161,30 @@ nb::dict totals(const PyVote& self) {
 std::vector<std::tuple<std::string, uint32_t, double, double>> spans(const PyVote& self) {
   std::vector<std::tuple<std::string, uint32_t, double, double>> all;
   for (const Span& span : self.vote->spans) {
-    all.emplace_back(span.what, span.chunk, span.begin, span.end);
+    all.emplace_back(span.what, span.segment, span.begin, span.end);
+  }
+  return all;
+}
+
+using View = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
+
+// The buffers of parcels as arrays that own nothing: the votes under way keep them.
+nb::list views(const std::vector<Parcel>& parcels) {
+  nb::list all;
+  for (const Parcel& parcel : parcels) {
+    const size_t shape[] = {parcel.bytes};
+    View view(parcel.data, 1, shape, nb::none());
+    all.append(nb::make_tuple(parcel.voter, view.cast(nb::rv_policy::reference)));
+  }
+  return all;
+}
+
+nb::list take(Relay& self) {
+  nb::list all;
+  for (const Errand& errand : self.take()) {
+    const char* const kinds[] = {"alltoall", "allgather", "deliver"};
+    all.append(nb::make_tuple(errand.ticket, kinds[size_t(errand.kind)], int(errand.channel),
+                              views(errand.out), views(errand.in)));
   }
   return all;
 }
@@ -142,15 +198,15 @@ NB_MODULE(_engine, m) {
   m.def("library_version", &library_version, "The MPI library that this module runs on.");
 
   nb::class_<PyPlan>(m, "Plan")
-      .def_prop_ro("chunks", [](const PyPlan& self) { return self.plan->chunks.size(); })
+      .def_prop_ro("segments", [](const PyPlan& self) { return self.plan->segments.size(); })
       .def_prop_ro("scales", [](const PyPlan& self) { return self.plan->scales; });
-  m.def("plan", &make_plan, nb::kw_only(), "tensors"_a, "blocks"_a, "ties"_a, "sharded"_a,
-        "scaled"_a, "rank"_a, "voters"_a, "stream"_a, "bucket"_a, "chunk_blocks"_a, "slots"_a,
-        "ballots"_a, "verdicts"_a);
+  m.def("plan", &make_plan, nb::kw_only(), "tensors"_a, "blocks"_a, "ties"_a, "owners"_a,
+        "scaled"_a, "rank"_a, "voters"_a, "stream"_a, "bucket"_a, "segment_blocks"_a, "depth"_a,
+        "counted"_a, "ballots"_a, "verdicts"_a);
 
   nb::class_<PyVote>(m, "Vote")
-      .def("begin", &begin_vote, nb::kw_only(), "feeds"_a, "step"_a, "zero_key"_a, "tie_key"_a,
-           "joined"_a, "keep"_a, "trace"_a)
+      .def("begin", &begin_vote, nb::kw_only(), "operands"_a, "step"_a, "zero_key"_a, "tie_key"_a,
+           "joined"_a, "keep"_a, "trace"_a, "weights"_a = nb::none())
       .def("test",
            [](const PyVote& self) { return self.vote->done.load(std::memory_order_acquire); })
       .def_prop_ro("error", [](const PyVote& self) { return self.vote->error; })
@@ -158,17 +214,26 @@ NB_MODULE(_engine, m) {
                    [](const PyVote& self) {
                      return (self.vote->any_flags & kNonfinite) | self.vote->all_flags;
                    })
+      .def_prop_ro("counts", [](const PyVote& self) { return self.vote->counts; })
       .def("totals", &totals)
       .def("spans", &spans);
   m.def("vote", &make_vote, "plan"_a);
 
+  nb::class_<Relay>(m, "Relay")
+      .def(nb::init<size_t>(), "voters"_a)
+      .def("take", &take)
+      .def("finish", &Relay::finish)
+      .def("fail", &Relay::fail);
   nb::class_<Stream>(m, "Stream");
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<size_t>(), "threads"_a)
       .def("open",
-           [](Engine& self, uintptr_t ballots, uintptr_t verdicts) {
-             return self.open(communicator_at(ballots), communicator_at(verdicts));
+           [](Engine& self, uintptr_t ballot_comm, uintptr_t verdict_comm) {
+             return self.open(std::make_shared<MpiWire>(communicator_at(ballot_comm),
+                                                        communicator_at(verdict_comm)));
            })
+      .def("open_relay",
+           [](Engine& self, const std::shared_ptr<Relay>& relay) { return self.open(relay); })
       .def("close", &Engine::close)
       .def("submit", [](Engine& self, const std::shared_ptr<Stream>& stream,
                         const PyVote& vote) { self.submit(stream, vote.vote); })

@@ -1,6 +1,7 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,21 @@ constexpr size_t kMaxMessage = std::numeric_limits<int>::max();  // MPI counts b
 
 void at_least_one(const char* argument, size_t value) {
   if (value == 0) wrong(argument, "1 or more", "0");
+}
+
+void check_owners(const std::vector<size_t>& owners, size_t voters) {
+  const bool ascending = std::adjacent_find(owners.begin(), owners.end(),
+                                            std::greater_equal<size_t>()) == owners.end();
+  if (!owners.empty() && ascending && owners.back() < voters) return;
+  std::string got;
+  for (const size_t owner : owners) got += (got.empty() ? "" : ", ") + std::to_string(owner);
+  wrong("owners", "for each shard some of the " + std::to_string(voters) + " voters, ascending",
+        got.empty() ? "none" : got);
+}
+
+// Floats in a trailer: scales, then the counts, which are aligned.
+size_t trailer_floats(const PlanSettings& settings, size_t scales) {
+  return settings.counted ? (scales + 1) / 2 * 2 + 4 * settings.voters : scales;
 }
 
 size_t blocks_of(const Tensor& tensor) {
@@ -62,22 +78,24 @@ void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSet
     wrong("rank", "less than the " + std::to_string(settings.voters) + " voters",
           std::to_string(settings.rank));
   }
-  at_least_one("chunk_blocks", settings.chunk_blocks);
-  at_least_one("slots", settings.slots);
-  const size_t shards = settings.sharded ? settings.voters : 1;
-  const size_t largest = std::min(settings.chunk_blocks, blocks);
-  const Geometry chunk(int64_t(largest), int64_t(shards), settings.ties == Ties::zero,
-                       settings.scaled ? int64_t((tensors.size() + shards - 1) / shards) : 0);
-  if (chunk.message_bytes > kMaxMessage) {
-    wrong("chunk_blocks", "messages of at most " + std::to_string(kMaxMessage) + " bytes",
-          std::to_string(settings.chunk_blocks) + ", whose have " +
-              std::to_string(chunk.message_bytes));
+  at_least_one("segment_blocks", settings.segment_blocks);
+  at_least_one("depth", settings.depth);
+  at_least_one("owners", settings.owners.size());
+  for (const std::vector<size_t>& owners : settings.owners) check_owners(owners, settings.voters);
+  const size_t shards = settings.owners.size();
+  const size_t largest = std::min(settings.segment_blocks, blocks);
+  const size_t scales = settings.scaled ? (tensors.size() + shards - 1) / shards : 0;
+  const Geometry segment(int64_t(largest), int64_t(shards), settings.ties == Ties::zero,
+                         int64_t(trailer_floats(settings, scales)));
+  if (segment.message_bytes > kMaxMessage) {
+    wrong("segment_blocks", "messages of at most " + std::to_string(kMaxMessage) + " bytes",
+          std::to_string(settings.segment_blocks) + ", whose have " +
+              std::to_string(segment.message_bytes));
   }
 }
 
-PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> all,
-                             const std::vector<Tensor>& tensors, size_t shards, bool nonzero,
-                             size_t trailer_floats)
+Segment::Segment(size_t first, std::vector<Piece> all, const std::vector<Tensor>& tensors,
+                 size_t shards, bool nonzero, size_t trailer_floats)
     : first_block(first),
       pieces(std::move(all)),
       geometry(pieces.empty() ? 0 : int64_t(pieces.back().first + pieces.back().blocks),
@@ -85,6 +103,7 @@ PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> all,
   for (const Piece& piece : pieces) {
     first_blocks.push_back(int64_t(piece.first) - int64_t(piece.block));
     ordinals.push_back(tensors[piece.tensor].ordinal);
+    lengths.push_back(tensors[piece.tensor].count);
   }
   const auto add = [&](std::vector<size_t>& kind, size_t p, size_t begin, size_t end) {
     const Piece& piece = pieces[p];
@@ -103,6 +122,47 @@ PipelineChunk::PipelineChunk(size_t first, std::vector<Piece> all,
   }
 }
 
+namespace {
+
+Plan::Way way_of(const PlanSettings& settings) {
+  const Owners& owners = settings.owners;
+  if (owners.size() == 1 && owners[0].size() == settings.voters) return Plan::Way::gathered;
+  if (owners.size() != settings.voters) return Plan::Way::delivered;
+  for (size_t shard = 0; shard < owners.size(); ++shard) {
+    if (owners[shard] != std::vector<size_t>{shard}) return Plan::Way::delivered;
+  }
+  return Plan::Way::sharded;
+}
+
+std::vector<size_t> owned_by(const Owners& owners, size_t voter) {
+  std::vector<size_t> shards;
+  for (size_t shard = 0; shard < owners.size(); ++shard) {
+    const auto& all = owners[shard];
+    if (std::find(all.begin(), all.end(), voter) != all.end()) shards.push_back(shard);
+  }
+  return shards;
+}
+
+std::vector<uint32_t> speakers_of(const Owners& owners) {
+  std::vector<uint32_t> speakers;
+  for (const auto& all : owners) speakers.push_back(uint32_t(all.front()));
+  return speakers;
+}
+
+}  // namespace
+
+size_t Plan::trailer(size_t scales) const { return trailer_floats(settings, scales); }
+
+uint64_t* Plan::counts(uint8_t* message, const Geometry& geometry) const {
+  const size_t end = geometry.trailer_offset + geometry.trailer_floats * sizeof(float);
+  return reinterpret_cast<uint64_t*>(message + end) - 2 * settings.voters;
+}
+
+bool Plan::owns(size_t shard, size_t voter) const {
+  const auto& all = settings.owners[shard];
+  return std::binary_search(all.begin(), all.end(), voter);
+}
+
 Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, uint8_t* full,
            uint8_t* decided)
     : tensors(std::move(all)),
@@ -111,14 +171,17 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
       ballots(full),
       verdicts(decided),
       scales(tensors.size()),
+      way(way_of(settings)),
+      mine(owned_by(settings.owners, settings.rank)),
+      speakers(speakers_of(settings.owners)),
       scales_per_message_((tensors.size() + shards() - 1) / shards()) {
   const bool nonzero = settings.ties == Ties::zero;
   // Cuts lie between chunks of 4096 coordinates, so that NaN means the same wherever they are.
-  const size_t aim = std::max(settings.chunk_blocks / kChunkBlocks, size_t(1)) * kChunkBlocks;
+  const size_t aim = std::max(settings.segment_blocks / kChunkBlocks, size_t(1)) * kChunkBlocks;
   std::vector<Piece> pieces;
   size_t filled = 0, start = 0;
   const auto close = [&] {
-    chunks.emplace_back(start, std::move(pieces), tensors, shards(), nonzero, 0);
+    segments.emplace_back(start, std::move(pieces), tensors, shards(), nonzero, trailer(0));
     pieces.clear();
     start += filled;
     filled = 0;
@@ -138,23 +201,23 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
       block += take;
     }
   }
-  if (filled > 0 || chunks.empty()) close();
+  if (filled > 0 || segments.empty()) close();
   if (settings.scaled) {
-    chunks.emplace_back(start, std::vector<Piece>{}, tensors, shards(), nonzero,
-                        scales_per_message_);
+    segments.emplace_back(start, std::vector<Piece>{}, tensors, shards(), nonzero,
+                          trailer(scales_per_message_));
   }
 
   size_t message = 0, total = 0;
-  for (const PipelineChunk& chunk : chunks) {
-    message = std::max(message, chunk.geometry.message_bytes);
-    total = std::max(total, chunk.geometry.total_bytes);
+  for (const Segment& segment : segments) {
+    message = std::max(message, segment.geometry.message_bytes);
+    total = std::max(total, segment.geometry.total_bytes);
   }
-  slots.resize(std::min(settings.slots, chunks.size()));
-  for (PipelineSlot& slot : slots) {
-    slot.ballots.resize(total);
-    slot.received.resize(message * settings.voters);
-    slot.verdict.resize(message);
-    slot.verdicts.resize(total);
+  buffers.resize(std::min(settings.depth, segments.size()));
+  for (SegmentBuffers& each : buffers) {
+    each.ballots.resize(total);
+    each.received.resize(message * settings.voters * mine.size());
+    each.verdict.resize(message * mine.size());
+    each.verdicts.resize(total);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 
 namespace hvd_sign {
@@ -12,41 +13,27 @@ double seconds(Clock::time_point time) {
   return std::chrono::duration<double>(time.time_since_epoch()).count();
 }
 
-void trace(Vote& vote, const char* what, uint32_t chunk, Clock::time_point begin) {
-  if (vote.trace) vote.spans.push_back({what, chunk, seconds(begin), seconds(Clock::now())});
+void trace(Vote& vote, const char* what, uint32_t segment, Clock::time_point begin) {
+  if (vote.trace) vote.spans.push_back({what, segment, seconds(begin), seconds(Clock::now())});
 }
 
 // Adds the time of a scope to a sum, and to the timeline.
 class Timed {
  public:
-  Timed(Vote& vote, double& sum, const char* what, uint32_t chunk)
-      : vote_(vote), sum_(sum), what_(what), chunk_(chunk), start_(Clock::now()) {}
+  Timed(Vote& vote, double& sum, const char* what, uint32_t segment)
+      : vote_(vote), sum_(sum), what_(what), segment_(segment), start_(Clock::now()) {}
   ~Timed() {
     sum_ += std::chrono::duration<double>(Clock::now() - start_).count();
-    trace(vote_, what_, chunk_, start_);
+    trace(vote_, what_, segment_, start_);
   }
 
  private:
   Vote& vote_;
   double& sum_;
   const char* const what_;
-  const uint32_t chunk_;
+  const uint32_t segment_;
   const Clock::time_point start_;
 };
-
-void must_succeed(int code, const char* call) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  throw std::runtime_error(std::string(call) + ": " + std::string(text, size_t(length)));
-}
-
-bool has_ended(MPI_Request& request) {
-  int flag = 0;
-  must_succeed(MPI_Test(&request, &flag, MPI_STATUS_IGNORE), "MPI_Test");
-  return flag != 0;
-}
 
 float* trailer(uint8_t* messages, const Geometry& geometry, size_t message) {
   return reinterpret_cast<float*>(messages + message * geometry.message_bytes +
@@ -63,9 +50,9 @@ void copy_blocks(const uint8_t* from, const Geometry& from_geometry, size_t from
   }
 }
 
-Labels labels(const Vote& vote, Kind kind, uint32_t chunk) {
+Labels labels(const Vote& vote, Kind kind, uint32_t segment) {
   const PlanSettings& s = vote.plan->settings;
-  return {kind, s.ties, s.stream, s.bucket, chunk, vote.step};
+  return {kind, s.ties, s.stream, s.bucket, segment, vote.step};
 }
 
 }  // namespace
@@ -74,19 +61,19 @@ void Vote::begin_anew() {
   launched = decided = 0;
   any_flags = 0;
   all_flags = kAbstained | kJoined;
+  counts.assign(plan->settings.counted ? 2 * plan->settings.voters : 0, 0);
   totals = {};
   spans.clear();
   error.clear();
   done.store(false, std::memory_order_relaxed);
 }
 
-Stream::Stream(MPI_Comm ballots, MPI_Comm verdicts, Crew& crew)
-    : ballots_(ballots), verdicts_(verdicts), crew_(crew) {
+Stream::Stream(std::shared_ptr<Wire> wire, ThreadPool& pool) : wire_(std::move(wire)), pool_(pool) {
   // More than are ever under way, as a rule, so that none of these grows while votes are held.
   incoming_.reserve(256);
   active_.reserve(256);
-  cast_.reserve(256);
-  decided_.reserve(256);
+  ballots_under_way_.reserve(256);
+  verdicts_under_way_.reserve(256);
 }
 
 void Stream::accept() {
@@ -115,131 +102,198 @@ bool Stream::advance(std::vector<std::shared_ptr<Vote>>& ended) {
 bool Stream::launch_next() {
   for (auto& vote : active_) {
     Plan& plan = *vote->plan;
-    if (vote->launched == plan.chunks.size()) continue;
+    if (vote->launched == plan.segments.size()) continue;
     const uint32_t number = uint32_t(vote->launched);
-    PipelineSlot& slot = plan.slots[number % plan.slots.size()];
-    if (slot.busy) return false;
-    slot.busy = true;
+    SegmentBuffers& buffers = plan.buffers[number % plan.buffers.size()];
+    if (buffers.busy) return false;
+    buffers.busy = true;
     if (number == 0) vote->begun = Clock::now();
-    const PipelineChunk& chunk = plan.chunks[number];
-    const size_t message = chunk.geometry.message_bytes;
-    const size_t voters = plan.settings.voters;
-    pack_chunk(*vote, chunk, slot, number);
+    const Segment& segment = plan.segments[number];
+    const size_t most = std::max(plan.settings.voters, plan.shards());
+    flags_.resize(std::max(flags_.size(), most));
+    counters_.resize(std::max(counters_.size(), most));
+    pack_segment(*vote, segment, buffers, number);
     vote->launched += 1;
-    Travelling at{vote, &chunk, &slot, number, MPI_REQUEST_NULL, Clock::now()};
-    if (plan.settings.sharded) {
-      must_succeed(MPI_Ialltoall(slot.ballots.data(), int(message), MPI_BYTE, slot.received.data(),
-                                 int(message), MPI_BYTE, ballots_, &at.request),
-                   "MPI_Ialltoall");
-    } else {
-      must_succeed(MPI_Iallgather(slot.ballots.data(), int(message), MPI_BYTE, slot.received.data(),
-                                  int(message), MPI_BYTE, ballots_, &at.request),
-                   "MPI_Iallgather");
-    }
-    vote->totals.payload_bytes += message * (voters - 1);
-    cast_.push_back(std::move(at));
+    Travelling at{vote, &segment, &buffers, number, Clock::now()};
+    send_ballots(at);
+    ballots_under_way_.push_back(std::move(at));
     return true;
   }
   return false;
 }
 
-void Stream::pack_chunk(Vote& vote, const PipelineChunk& chunk, PipelineSlot& slot,
-                        uint32_t number) {
+void Stream::send_ballots(const Travelling& at) {
+  Plan& plan = *at.vote->plan;
+  SegmentBuffers& buffers = *at.buffers;
+  const size_t message = at.segment->geometry.message_bytes, voters = plan.settings.voters;
+  uint8_t *ballots = buffers.ballots.data(), *received = buffers.received.data();
+  size_t sent = voters - 1;
+  if (plan.way == Plan::Way::sharded) {
+    wire_->all_to_all(Channel::ballots, ballots, received, message, buffers.pending);
+  } else if (plan.way == Plan::Way::gathered) {
+    wire_->all_gather(Channel::ballots, ballots, received, message, buffers.pending);
+  } else {
+    out_.clear();
+    in_.clear();
+    for (size_t shard = 0; shard < plan.shards(); ++shard) {
+      for (const size_t owner : plan.settings.owners[shard]) {
+        if (owner != plan.settings.rank)
+          out_.push_back({owner, ballots + shard * message, message});
+      }
+    }
+    for (size_t i = 0; i < plan.mine.size(); ++i) {
+      uint8_t* all = received + i * voters * message;
+      std::memcpy(all + plan.settings.rank * message, ballots + plan.mine[i] * message, message);
+      for (size_t voter = 0; voter < voters; ++voter) {
+        if (voter != plan.settings.rank) in_.push_back({voter, all + voter * message, message});
+      }
+    }
+    wire_->deliver(Channel::ballots, out_, in_, buffers.pending);
+    sent = out_.size();
+  }
+  at.vote->totals.payload_bytes += message * sent;
+}
+
+void Stream::pack_segment(Vote& vote, const Segment& segment, SegmentBuffers& buffers,
+                          uint32_t number) {
   const Timed timed(vote, vote.totals.pack_seconds, "pack", number);
   Plan& plan = *vote.plan;
-  const Geometry& geometry = chunk.geometry;
+  const Geometry& geometry = segment.geometry;
   uint64_t nonfinite = 0, finite = 0;
-  for (const Piece& piece : chunk.pieces) {
-    const Feed& feed = vote.feeds[piece.tensor];
-    if (feed.signal != nullptr) continue;
-    copy_blocks(plan.ballots, plan.whole, chunk.first_block + piece.first, slot.ballots.data(),
+  for (const Piece& piece : segment.pieces) {
+    const Operand& operand = vote.operands[piece.tensor];
+    if (!operand.elsewhere) continue;
+    copy_blocks(plan.ballots, plan.whole, segment.first_block + piece.first, buffers.ballots.data(),
                 geometry, piece.first, piece.blocks);
-    finite += feed.packed.finite_coordinates;
+    finite += operand.packed.finite_coordinates;
     // Counted with the tensor's first piece.
-    if (piece.block == 0) nonfinite += feed.packed.nonfinite_chunks;
+    if (piece.block == 0) nonfinite += operand.packed.nonfinite_chunks;
   }
-  packed_.resize(std::max(packed_.size(), chunk.parts.size()));
+  packed_.resize(std::max(packed_.size(), segment.parts.size()));
   const auto pack_part = [&](size_t i) {
-    const Part& part = chunk.parts[i];
-    const size_t tensor = chunk.pieces[part.piece].tensor;
-    const Feed& feed = vote.feeds[tensor];
-    if (feed.signal == nullptr) return;
+    const Part& part = segment.parts[i];
+    const size_t tensor = segment.pieces[part.piece].tensor;
+    const Operand& operand = vote.operands[tensor];
+    if (operand.elsewhere) return;
     const PackOptions options{
         plan.settings.ties,           vote.zero_key,        (plan.settings.rank & 1) != 0,
         plan.tensors[tensor].ordinal, plan.settings.scaled, part.block};
-    packed_[i] =
-        pack(feed.signal + part.block * kBlock * bytes_of(feed.signal_type), feed.signal_type,
-             part.count, slot.ballots.data(), geometry, part.first, options);
+    const uint8_t* signal = operand.signal;
+    if (signal != nullptr) signal += part.block * kBlock * bytes_of(operand.signal_type);
+    if (!operand.fused) {
+      packed_[i] = pack(signal, operand.signal_type, part.count, buffers.ballots.data(), geometry,
+                        part.first, options);
+      return;
+    }
+    const size_t offset = part.block * kBlock * bytes_of(arithmetic_of(operand.signal_type));
+    packed_[i] = pack_linear(signal, operand.signal_type, part.count, operand.state + offset,
+                             operand.next + offset, operand.linear, buffers.ballots.data(),
+                             geometry, part.first, options);
   };
-  if (crew_.threads() == 1) {
-    for (size_t i = 0; i < chunk.parts.size(); ++i) pack_part(i);
+  if (pool_.threads() == 1) {
+    for (size_t i = 0; i < segment.parts.size(); ++i) pack_part(i);
   } else {
-    crew_.run(chunk.shared.size(), [&](size_t i) { pack_part(chunk.shared[i]); });
-    for (const size_t i : chunk.alone) pack_part(i);
+    pool_.run(segment.shared.size(), [&](size_t i) { pack_part(segment.shared[i]); });
+    for (const size_t i : segment.alone) pack_part(i);
   }
-  for (size_t i = 0; i < chunk.parts.size(); ++i) {
-    Feed& feed = vote.feeds[chunk.pieces[chunk.parts[i].piece].tensor];
-    if (feed.signal == nullptr) continue;
-    feed.packed.abs_sum += packed_[i].abs_sum;
-    feed.packed.finite_coordinates += packed_[i].finite_coordinates;
+  for (size_t i = 0; i < segment.parts.size(); ++i) {
+    Operand& operand = vote.operands[segment.pieces[segment.parts[i].piece].tensor];
+    if (operand.elsewhere) continue;
+    operand.packed.abs_sum += packed_[i].abs_sum;
+    operand.packed.finite_coordinates += packed_[i].finite_coordinates;
     nonfinite += packed_[i].nonfinite_chunks;
     finite += packed_[i].finite_coordinates;
   }
-  if (geometry.trailer_floats > 0) {
-    for (size_t t = 0; t < geometry.shards * geometry.trailer_floats; ++t) {
-      trailer(slot.ballots.data(), geometry,
-              t / geometry.trailer_floats)[t % geometry.trailer_floats] =
-          t < vote.feeds.size() ? vote.feeds[t].packed.mean_abs() : 0;
+  if (number + 1 == plan.segments.size() && plan.settings.scaled) {
+    const size_t scales = plan.scales_per_message();
+    for (size_t t = 0; t < geometry.shards * scales; ++t) {
+      trailer(buffers.ballots.data(), geometry, t / scales)[t % scales] =
+          t < vote.operands.size() ? vote.operands[t].packed.mean_abs() : 0;
     }
   }
   vote.totals.nonfinite_chunks += nonfinite;
   const unsigned flags = (nonfinite ? unsigned(kNonfinite) : 0) |
                          (finite ? 0 : unsigned(kAbstained)) |
                          (vote.joined ? unsigned(kJoined) : 0);
-  seal(slot.ballots.data(), geometry.shards, geometry, labels(vote, Kind::ballot, number),
+  seal(buffers.ballots.data(), geometry.shards, geometry, labels(vote, Kind::ballot, number),
        uint16_t(flags), uint32_t(nonfinite), uint32_t(plan.settings.rank), -1);
 }
 
 bool Stream::tally_next() {
-  if (cast_.empty() || !has_ended(cast_.front().request)) return false;
-  Travelling at = std::move(cast_.front());
-  cast_.erase(cast_.begin());
+  if (ballots_under_way_.empty() || !wire_->ended(ballots_under_way_.front().buffers->pending))
+    return false;
+  Travelling at = std::move(ballots_under_way_.front());
+  ballots_under_way_.erase(ballots_under_way_.begin());
   trace(*at.vote, "ballots", at.number, at.begun);
-  tally_chunk(at);
-  if (at.vote->plan->settings.sharded) {
-    const size_t message = at.chunk->geometry.message_bytes;
-    must_succeed(
-        MPI_Iallgather(at.slot->verdict.data(), int(message), MPI_BYTE, at.slot->verdicts.data(),
-                       int(message), MPI_BYTE, verdicts_, &at.request),
-        "MPI_Iallgather");
-    at.begun = Clock::now();
-    at.vote->totals.payload_bytes += message * (at.vote->plan->settings.voters - 1);
-  } else {
-    at.slot->verdicts.swap(at.slot->verdict);
-  }
-  decided_.push_back(std::move(at));
+  for (size_t i = 0; i < at.vote->plan->mine.size(); ++i) tally_segment(at, i);
+  send_verdict(at);
+  verdicts_under_way_.push_back(std::move(at));
   return true;
 }
 
-void Stream::tally_chunk(Travelling& at) {
+void Stream::send_verdict(Travelling& at) {
+  const Plan& plan = *at.vote->plan;
+  SegmentBuffers& buffers = *at.buffers;
+  const size_t message = at.segment->geometry.message_bytes;
+  uint8_t *verdict = buffers.verdict.data(), *verdicts = buffers.verdicts.data();
+  size_t sent = plan.settings.voters - 1;
+  if (plan.way == Plan::Way::sharded) {
+    wire_->all_gather(Channel::verdicts, verdict, verdicts, message, buffers.pending);
+  } else if (plan.way == Plan::Way::gathered) {
+    buffers.verdicts.swap(buffers.verdict);
+    return;
+  } else {
+    out_.clear();
+    in_.clear();
+    for (size_t i = 0; i < plan.mine.size(); ++i) {
+      const size_t shard = plan.mine[i];
+      std::memcpy(verdicts + shard * message, verdict + i * message, message);
+      if (plan.speakers[shard] != plan.settings.rank) continue;
+      for (size_t voter = 0; voter < plan.settings.voters; ++voter) {
+        if (!plan.owns(shard, voter)) out_.push_back({voter, verdict + i * message, message});
+      }
+    }
+    for (size_t shard = 0; shard < plan.shards(); ++shard) {
+      if (plan.owns(shard, plan.settings.rank)) continue;
+      in_.push_back({plan.speakers[shard], verdicts + shard * message, message});
+    }
+    wire_->deliver(Channel::verdicts, out_, in_, buffers.pending);
+    sent = out_.size();
+  }
+  at.begun = Clock::now();
+  at.vote->totals.payload_bytes += message * sent;
+}
+
+void Stream::tally_segment(Travelling& at, size_t position) {
   Vote& vote = *at.vote;
   const Timed timed(vote, vote.totals.tally_seconds, "tally", at.number);
   const Plan& plan = *vote.plan;
-  const Geometry& geometry = at.chunk->geometry;
-  const size_t shard = plan.settings.sharded ? plan.settings.rank : 0;
-  flags_.resize(plan.settings.voters);
-  counters_.resize(plan.settings.voters);
-  check(at.slot->received.data(), plan.settings.voters, geometry,
-        labels(vote, Kind::ballot, at.number), int64_t(shard), flags_.data(), counters_.data());
-  const TallyOptions options{shard,
-                             plan.settings.ties,
-                             vote.tie_key,
-                             at.chunk->first_blocks.data(),
-                             at.chunk->ordinals.data(),
-                             at.chunk->ordinals.size()};
-  vote.totals.ties += tally(at.slot->received.data(), plan.settings.voters, geometry,
-                            at.slot->verdict.data(), options)
-                          .ties;
+  const Geometry& geometry = at.segment->geometry;
+  const size_t shard = plan.mine[position];
+  const uint8_t* received =
+      at.buffers->received.data() + position * plan.settings.voters * geometry.message_bytes;
+  uint8_t* verdict = at.buffers->verdict.data() + position * geometry.message_bytes;
+  check(received, plan.settings.voters, geometry, labels(vote, Kind::ballot, at.number),
+        int64_t(shard), flags_.data(), counters_.data());
+  TallyOptions options{shard,
+                       plan.settings.ties,
+                       vote.tie_key,
+                       at.segment->first_blocks.data(),
+                       at.segment->ordinals.data(),
+                       at.segment->ordinals.size()};
+  if (vote.weighted || plan.settings.counted) {
+    options.weights = &vote.weights;
+    options.lengths = at.segment->lengths.data();
+  }
+  if (plan.settings.counted) {
+    counts_.assign(2 * plan.settings.voters, 0);
+    options.judged = counts_.data();
+    options.agreed = counts_.data() + plan.settings.voters;
+  }
+  vote.totals.ties += tally(received, plan.settings.voters, geometry, verdict, options).ties;
+  if (plan.settings.counted) {
+    std::copy(counts_.begin(), counts_.end(), plan.counts(verdict, geometry));
+  }
   unsigned any = 0, every = kAbstained | kJoined;
   uint32_t counter = 0;
   for (size_t i = 0; i < plan.settings.voters; ++i) {
@@ -247,25 +301,26 @@ void Stream::tally_chunk(Travelling& at) {
     every &= flags_[i];
     counter += counters_[i];
   }
-  seal(at.slot->verdict.data(), 1, geometry, labels(vote, Kind::verdict, at.number),
-       uint16_t((any & kNonfinite) | every), counter, uint32_t(plan.settings.rank), int64_t(shard));
-  if (!plan.settings.sharded) {
+  seal(verdict, 1, geometry, labels(vote, Kind::verdict, at.number),
+       uint16_t((any & kNonfinite) | every), counter, uint32_t(shard), int64_t(shard));
+  if (plan.way == Plan::Way::gathered) {
     vote.any_flags |= any;
     vote.all_flags &= every;
   }
 }
 
 bool Stream::finish_next(std::vector<std::shared_ptr<Vote>>& ended) {
-  if (decided_.empty()) return false;
-  Travelling& next = decided_.front();
-  if (next.vote->plan->settings.sharded && !has_ended(next.request)) return false;
+  if (verdicts_under_way_.empty()) return false;
+  Travelling& next = verdicts_under_way_.front();
+  const bool travelled = next.vote->plan->way != Plan::Way::gathered;
+  if (travelled && !wire_->ended(next.buffers->pending)) return false;
   Travelling at = std::move(next);
-  decided_.erase(decided_.begin());
-  if (at.vote->plan->settings.sharded) trace(*at.vote, "verdict", at.number, at.begun);
-  apply_chunk(at);
-  at.slot->busy = false;
+  verdicts_under_way_.erase(verdicts_under_way_.begin());
+  if (travelled) trace(*at.vote, "verdict", at.number, at.begun);
+  apply_segment(at);
+  at.buffers->busy = false;
   Vote& vote = *at.vote;
-  if (++vote.decided < vote.plan->chunks.size()) return true;
+  if (++vote.decided < vote.plan->segments.size()) return true;
   const double wall = std::chrono::duration<double>(Clock::now() - vote.begun).count();
   const Totals& t = vote.totals;
   vote.totals.exchange_seconds =
@@ -275,36 +330,43 @@ bool Stream::finish_next(std::vector<std::shared_ptr<Vote>>& ended) {
   return true;
 }
 
-void Stream::apply_chunk(Travelling& at) {
+void Stream::apply_segment(Travelling& at) {
   Vote& vote = *at.vote;
   const Timed timed(vote, vote.totals.apply_seconds, "apply", at.number);
   Plan& plan = *vote.plan;
-  const Geometry& geometry = at.chunk->geometry;
-  uint8_t* verdicts = at.slot->verdicts.data();
-  if (plan.settings.sharded) {
-    check(verdicts, plan.settings.voters, geometry, labels(vote, Kind::verdict, at.number), -1,
-          flags_.data(), counters_.data());
-    for (size_t i = 0; i < plan.settings.voters; ++i) {
+  const Geometry& geometry = at.segment->geometry;
+  uint8_t* verdicts = at.buffers->verdicts.data();
+  if (plan.way != Plan::Way::gathered) {
+    check(verdicts, plan.shards(), geometry, labels(vote, Kind::verdict, at.number), -1,
+          flags_.data(), counters_.data(), plan.speakers.data());
+    for (size_t i = 0; i < plan.shards(); ++i) {
       vote.any_flags |= flags_[i];
       vote.all_flags &= flags_[i];
     }
   }
   if (vote.keep) {
-    for (const Piece& piece : at.chunk->pieces) {
+    for (const Piece& piece : at.segment->pieces) {
       copy_blocks(verdicts, geometry, piece.first, plan.verdicts, plan.whole,
-                  at.chunk->first_block + piece.first, piece.blocks);
+                  at.segment->first_block + piece.first, piece.blocks);
     }
   }
-  crew_.run(at.chunk->parts.size(), [&](size_t i) {
-    const Part& part = at.chunk->parts[i];
-    const Feed& feed = vote.feeds[at.chunk->pieces[part.piece].tensor];
-    if (feed.out == nullptr) return;
-    write_verdict(feed.out + part.block * kBlock * bytes_of(feed.out_type), feed.out_type,
-                  part.count, verdicts, geometry, part.first, feed.factor);
+  pool_.run(at.segment->parts.size(), [&](size_t i) {
+    const Part& part = at.segment->parts[i];
+    const Operand& operand = vote.operands[at.segment->pieces[part.piece].tensor];
+    if (operand.out == nullptr) return;
+    write_verdict(operand.out + part.block * kBlock * bytes_of(operand.out_type), operand.out_type,
+                  part.count, verdicts, geometry, part.first, operand.factor);
   });
-  for (size_t t = 0; t < plan.scales.size() && geometry.trailer_floats > 0; ++t) {
-    plan.scales[t] =
-        trailer(verdicts, geometry, t / geometry.trailer_floats)[t % geometry.trailer_floats];
+  if (plan.settings.counted) {
+    for (size_t shard = 0; shard < plan.shards(); ++shard) {
+      const uint64_t* counts = plan.counts(verdicts + shard * geometry.message_bytes, geometry);
+      for (size_t i = 0; i < vote.counts.size(); ++i) vote.counts[i] += counts[i];
+    }
+  }
+  if (at.number + 1 < plan.segments.size() || !plan.settings.scaled) return;
+  const size_t scales = plan.scales_per_message();
+  for (size_t t = 0; t < plan.scales.size(); ++t) {
+    plan.scales[t] = trailer(verdicts, geometry, t / scales)[t % scales];
   }
 }
 

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "../engine/engine.h"
+#include "../engine/mpi_wire.h"
 
 using namespace hvd_sign;
 
@@ -38,20 +39,36 @@ int main(int count, char** arguments) {
   constexpr size_t kCount = 3'000'000, kBlocks = (kCount + kBlock - 1) / kBlock;
   const Geometry whole(int64_t(kBlocks), 1, false, 0);
   std::vector<uint8_t> ballots(whole.total_bytes), verdicts(whole.total_bytes);
-  std::vector<float> signal(kCount, 1.0f), out(kCount);
+  std::vector<float> signal(kCount, 1.0f), state(signal), out(kCount);
+  const std::vector<int8_t> weights(size_t(ranks), 3);
   size_t first = 0, later = 0;
   {
     Engine engine(2);
-    const auto stream = engine.open(comms[0], comms[1]);
+    const auto stream = engine.open(std::make_shared<MpiWire>(comms[0], comms[1]));
     std::vector<std::shared_ptr<Vote>> votes;
-    for (const bool sharded : {true, false}) {
-      for (const bool scaled : {false, true}) {
-        const PlanSettings settings{Ties::coin, sharded, scaled, size_t(rank), size_t(ranks), 0,
-                                    0,          4000,    6};
+    Owners one_each, everyone(1), server{{0}};
+    for (size_t voter = 0; voter < size_t(ranks); ++voter) {
+      one_each.push_back({voter});
+      everyone[0].push_back(voter);
+    }
+    for (const Owners& owners : {one_each, everyone, server}) {
+      // The second is all that a vote can be.
+      for (const bool full : {false, true}) {
+        const PlanSettings settings{Ties::coin, owners, full, size_t(rank), size_t(ranks), 0,
+                                    0,          4000,   6,    full};
         votes.push_back(std::make_shared<Vote>());
         votes.back()->plan = std::make_shared<Plan>(std::vector<Tensor>{{0, kCount, 0}}, kBlocks,
                                                     settings, ballots.data(), verdicts.data());
-        votes.back()->feeds.resize(1);
+        votes.back()->weighted = full;
+        votes.back()->weights.assign(weights.data(), weights.size());
+        Operand operand;
+        operand.signal = reinterpret_cast<const uint8_t*>(signal.data());
+        operand.out = reinterpret_cast<uint8_t*>(out.data());
+        operand.fused = full;
+        operand.linear = {0.5, 0.5, 0.5, 0.5, 1};
+        operand.next = reinterpret_cast<uint8_t*>(state.data());
+        operand.state = operand.next;
+        votes.back()->operands = {operand};
       }
     }
     for (int round = 0; round < 6; ++round) {
@@ -59,12 +76,7 @@ int main(int count, char** arguments) {
       for (const auto& vote : votes) {
         vote->begin_anew();
         vote->step = uint64_t(round);
-        vote->feeds[0] = {reinterpret_cast<const uint8_t*>(signal.data()),
-                          Dtype::float32,
-                          reinterpret_cast<uint8_t*>(out.data()),
-                          Dtype::float32,
-                          1,
-                          {}};
+        vote->operands[0].packed = {};
         engine.submit(stream, vote);
       }
       for (const auto& vote : votes) {

@@ -80,6 +80,13 @@ class Comparison {
     }
   }
 
+  // Two ways to one result, on the implementation that ran last. Sums may differ in the last bits.
+  void same(const std::string& what, Outcome one, Outcome other) {
+    one.numbers.back() = other.numbers.back() = 0;
+    calls_ += 1;
+    if (!(one == other) && ++wrong_ <= 10) std::printf("not the same: %s\n", what.c_str());
+  }
+
   void section(const char* name) {
     std::printf("%-16s %8zu calls\n", name, calls_);
     total_ += calls_;
@@ -143,6 +150,56 @@ void compare_pack(Comparison& comparison) {
     }
   }
   comparison.section("pack");
+}
+
+// Whole tensors, in place or into another state; and cut into pieces as the engine does it.
+void compare_linear(Comparison& comparison) {
+  const Linear factors[] = {{0.9, 0.1, 0.9, 0.1, 1},
+                            {0.9, 0.1, 0.99, 0.01, 0x1p-10},
+                            {0.9, 1, 0.5, 3, 7},
+                            {0, 1, 0, 0, 2}};
+  for (const Dtype dtype : kTypes) {
+    const Dtype of_state = arithmetic_of(dtype);
+    const size_t bytes = bytes_of(dtype), state_bytes = bytes_of(of_state);
+    for (const size_t count : lengths()) {
+      for (size_t variant = 0; variant < 12; ++variant) {
+        const Ties ties = Ties(variant % 3);
+        const bool nonfinite = variant >= 9, in_place = variant & 1, absent = variant == 4;
+        const size_t offset = below(65), first = below(3);
+        const Geometry geometry(int64_t(blocks_for(count) + first), int64_t(1 + below(3)),
+                                ties == Ties::zero, 0);
+        Bytes gradient(offset + count * bytes), state(offset + count * state_bytes);
+        fill(dtype, gradient.data() + offset, count, variant % 4, nonfinite);
+        fill(of_state, state.data() + offset, count, variant % 4, nonfinite && in_place);
+        const PackOptions options{ties,       random_bits(), bool(variant & 1),
+                                  below(100), !nonfinite,    kChunkBlocks * below(3)};
+        const auto run = [&](size_t piece) {
+          Bytes messages(geometry.total_bytes), next = state;
+          const uint8_t* m = (in_place ? next : state).data() + offset;
+          PackResult sum;
+          for (size_t done = 0; done < count; done += piece) {
+            PackOptions here = options;
+            here.block += done / kBlock;
+            const PackResult seen =
+                pack_linear(absent ? nullptr : gradient.data() + offset + done * bytes, dtype,
+                            std::min(piece, count - done), m + done * state_bytes,
+                            next.data() + offset + done * state_bytes, factors[variant / 3],
+                            messages.data(), geometry, first + done / kBlock, here);
+            sum.nonfinite_chunks += seen.nonfinite_chunks;
+            sum.finite_coordinates += seen.finite_coordinates;
+            sum.abs_sum += seen.abs_sum;
+          }
+          uint64_t abs_sum;
+          std::memcpy(&abs_sum, &sum.abs_sum, sizeof abs_sum);
+          return Outcome{{messages, next}, {sum.nonfinite_chunks, sum.finite_coordinates, abs_sum}};
+        };
+        const std::string what = describe(kNames[size_t(dtype)], count, offset, variant);
+        comparison.compare("pack_linear " + what, [&] { return run(count + 1); });
+        comparison.same("pack_linear in pieces " + what, run(count + 1), run(kChunk));
+      }
+    }
+  }
+  comparison.section("pack_linear");
 }
 
 // A verdict of random bits, some of its blocks dead.
@@ -256,6 +313,43 @@ void compare_tally(Comparison& comparison) {
   comparison.section("tally");
 }
 
+void compare_weighted(Comparison& comparison) {
+  for (const size_t count : {1u, 2u, 3u, 7u, 8u, 9u, 16u, 17u, 64u, 300u}) {
+    for (const size_t blocks : {1u, 3u, 8u, 15u, 64u, 81u}) {
+      for (size_t variant = 0; variant < 9; ++variant) {
+        const Ties ties = Ties(variant % 3);
+        const Geometry geometry(int64_t(blocks), 1, ties == Ties::zero, 0);
+        const Bytes ballots = random_ballots(geometry, count, variant / 3);
+        std::vector<int8_t> values(count);
+        for (int8_t& value : values) value = int8_t(int(below(31)) - Weights::kMost);
+        Weights weights;
+        weights.assign(values.data(), count);
+        const int64_t first_blocks[] = {-2, 4, 40};
+        const uint64_t ordinals[] = {7, 8, 9}, lengths[] = {300, 36 * kBlock - 1, 41 * kBlock};
+        const uint64_t key = random_bits();
+        comparison.compare("weighted tally of " + std::to_string(count) + " ballots of " +
+                               std::to_string(blocks) + " blocks, variant " +
+                               std::to_string(variant),
+                           [&] {
+                             Bytes verdict(geometry.message_bytes);
+                             std::vector<uint64_t> numbers(2 * count);
+                             TallyOptions options{0, ties, key, first_blocks, ordinals, 3};
+                             options.weights = &weights;
+                             options.lengths = lengths;
+                             options.judged = numbers.data();
+                             options.agreed = numbers.data() + count;
+                             const TallyResult seen =
+                                 tally(ballots.data(), count, geometry, verdict.data(), options);
+                             numbers.push_back(seen.ties);
+                             numbers.push_back(seen.dead_blocks);
+                             return Outcome{{verdict}, numbers};
+                           });
+      }
+    }
+  }
+  comparison.section("weighted tally");
+}
+
 // The same code for all implementations, here for the sanitizers: what is sealed is accepted.
 void seal_and_check() {
   size_t accepted = 0;
@@ -287,6 +381,8 @@ int main(int count, char** arguments) try {
   compare_verdicts(comparison);
   compare_large(comparison);
   compare_tally(comparison);
+  compare_linear(comparison);
+  compare_weighted(comparison);
   seal_and_check();
   return comparison.report();
 } catch (const std::exception& error) {

@@ -1,7 +1,7 @@
 """Callbacks of ``Model.fit``: the namesake of ``horovod.tensorflow.keras.callbacks``."""
 
 import hvd_sign_tf.keras.callbacks as ours
-from hvd_sign.namesakes import namesake
+from hvd_sign.frontend.namesakes import namesake
 from hvd_sign_tf.require import BINDING
 
 __getattr__, __dir__, __all__ = namesake(BINDING.submodule("keras.callbacks"), ours)

@@ -1,6 +1,6 @@
-"""Votes on gradients with everything in them, in many small chunks; prints the verdicts' digest.
+"""Votes on gradients with everything in them, in many small segments; prints the verdicts' digest.
 
-Small votes are exchanged like large ones, or posted with the ranks' agreement.
+Small votes are exchanged like large ones, or travel with the ranks' agreement.
 """
 
 import hashlib
@@ -10,11 +10,12 @@ import numpy as np
 from mpi4py import MPI
 
 import hvd_sign
-from hvd_sign import pipeline, posted
+from hvd_sign.rounds import inline
+from hvd_sign.rounds import native as rounds
 
-pipeline.CHUNK_BLOCKS = int(sys.argv[1])
+rounds.SEGMENT_BLOCKS = int(sys.argv[1])
 if sys.argv[2] == "exchanged":
-    posted.MOST_BLOCKS = -1
+    inline.MOST_BLOCKS = -1
 world = MPI.COMM_WORLD
 generator = np.random.default_rng(world.rank)
 digest = hashlib.sha256()

@@ -10,16 +10,16 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import hvd_sign.torch as hvd
-from benchmarks import distributed_torch, hooks_torch
-from benchmarks.contests_torch import Given
-from benchmarks.methods import METHODS
+from benchmarks.methods.catalogue import METHODS
+from benchmarks.ranks.pytorch import distributed, hooks
+from benchmarks.ranks.pytorch.contests import Given
 
 SHAPES = [(100, 60), (60,), (80, 50), (3000,)]  # 13,060 coordinates
 BUCKET_MB = 0.02  # three buckets or more
 STEPS = 6
 
 hvd.init()
-distributed_torch.start(None)
+distributed.start(None)
 rank, size = hvd.rank(), hvd.size()
 inputs = np.stack(
     [np.random.default_rng(r).standard_normal(13_060).astype(np.float32) for r in range(size)]
@@ -30,7 +30,7 @@ def last_step(name, flat):
     """The gradients of the last of some steps with the same input, float32[d]."""
     given = Given(torch.from_numpy(flat), SHAPES)
     model = DistributedDataParallel(given, bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True)
-    hooks_torch.register(model, METHODS[name], seed=5)
+    hooks.register(model, METHODS[name], seed=5)
     for _ in range(STEPS):
         for weight in given.weights:
             weight.grad = None
@@ -85,6 +85,6 @@ for count in (1, 2, 4):
     results = hvd.allgather(torch.from_numpy(got).unsqueeze(0), name=name)
     assert (results == results[0]).all()
 
-distributed_torch.stop()
+distributed.stop()
 hvd.shutdown()
 print("a rank is done", flush=True)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 import hvd_sign.torch as hvd
-from hvd_sign import pipeline
+from hvd_sign.rounds import native
 
-pipeline.CHUNK_BLOCKS = 1024
+native.SEGMENT_BLOCKS = 1024
 hvd.init()
 parameters = [torch.nn.Parameter(torch.ones(n)) for n in (300_000, 10)]
 optimizer = hvd.DistributedOptimizer(

@@ -5,7 +5,7 @@ import hashlib
 import torch
 
 import hvd_sign.torch as hvd
-from hvd_sign_torch.worlds import job
+from hvd_sign_torch.backend import backend
 
 hvd.init()
 rank, size = hvd.rank(), hvd.size()
@@ -54,7 +54,7 @@ for array in (weights, *verdicts, *again):
     assert array.abs().sum() > 0
 
 everything = b"".join(array.numpy().tobytes() for array in (weights, *verdicts, *again))
-transport = type(job.adhoc(hvd.global_process_set).transport).__name__
+transport = type(backend.adhoc(hvd.global_process_set).transport).__name__
 # In one piece, since the launcher mixes what ranks write.
 print(f"\ndigest {hashlib.sha256(everything).hexdigest()} {transport}\n", end="", flush=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import hvd_sign.torch as hvd
-from hvd_sign_torch.worlds import job
+from hvd_sign_torch.backend import backend
 
 hvd.init(process_sets="dynamic")
 rank, size = hvd.rank(), hvd.size()
@@ -168,7 +168,7 @@ parameter = torch.nn.Parameter(torch.zeros(40))
 optimizer = hvd.DistributedOptimizer(
     torch.optim.SGD([parameter], lr=1.0), op=hvd.MajorityVote, ties="zero"
 )
-assert "HorovodTransport" in type(job.adhoc(hvd.global_process_set).transport).__name__
+assert "HorovodTransport" in type(backend.adhoc(hvd.global_process_set).transport).__name__
 kinds = [differentiable, refused, parameters, in_place, at_once, in_flight, in_a_subset]
 for turn in range(int(sys.argv[1])):
     votes = list(range(6))

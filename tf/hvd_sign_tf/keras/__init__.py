@@ -5,7 +5,7 @@ from hvd_sign_tf.require import runtime
 if runtime() == "horovod":
     from horovod.tensorflow.keras import *
 else:
-    from hvd_sign_tf import *
+    from hvd_sign_tf.mpi import *
 
 from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
 import hvd_sign_tf.keras.callbacks as callbacks  # Horovod's is an attribute already
@@ -21,7 +21,7 @@ from hvd_sign_tf.keras.operations import (
 )
 from hvd_sign_tf.ops import grouped_allreduce
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.worlds import (
+from hvd_sign_tf.backend import (
     add_process_set,
     barrier,
     init,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.bridge import legal
 from hvd_sign_tf.keras.schedules import LearningRateScheduleCallback, LearningRateWarmupCallback
 from hvd_sign_tf.keras.sessions import value_of
 from hvd_sign_tf.local import LocalVariables
-from hvd_sign_tf.worlds import job, plain
 from hvd_sign_tf.wrapping import ExchangingOptimizer
 
 __all__ = [
@@ -66,9 +66,9 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         """Takes the model, and switches XLA off if its steps call the host."""
         super().set_model(model)
         optimizer = getattr(model, "optimizer", None)
-        calls_host = job.runtime == "mpi" or isinstance(optimizer, ExchangingOptimizer)
+        calls_host = backend.runtime == "mpi" or isinstance(optimizer, ExchangingOptimizer)
         if calls_host and getattr(model, "jit_compile", False):
-            if plain.rank() == 0:
+            if horovod_api.rank() == 0:
                 logger.warning(
                     "XLA cannot compile what talks to other ranks: jit_compile is now False"
                 )
@@ -81,7 +81,9 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         if self.broadcast_done:
             return
         built = tf.constant([int(self.model.built)])
-        if int(value_of(plain.allreduce(built, op=plain.Min, name="hvd_sign.built"))[0]):
+        if int(
+            value_of(horovod_api.allreduce(built, op=horovod_api.Min, name="hvd_sign.built"))[0]
+        ):
             self._broadcast()
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -95,7 +97,7 @@ class BroadcastGlobalVariablesCallback(tf.keras.callbacks.Callback):
         with tf.device(self.device):
             for variables in (model.weights, optimizer_variables(optimizer)):
                 shared = [variable for variable in variables if variable not in self._local]
-                value_of(plain.broadcast_variables(shared, root_rank=self.root_rank))
+                value_of(horovod_api.broadcast_variables(shared, root_rank=self.root_rank))
         if hasattr(optimizer, "broadcast_exchange_state"):
             optimizer.broadcast_exchange_state(self.root_rank)
         self.broadcast_done = True
@@ -134,7 +136,7 @@ class MetricAverageCallback(tf.keras.callbacks.Callback):
         name = legal(f"metrics {names}")
         with tf.device(self.device):
             own = [tf.constant(np.asarray(logs[name]), tf.float64) for name in names]
-            means = plain.grouped_allreduce(own, op=plain.Average, name=name)
+            means = horovod_api.grouped_allreduce(own, op=horovod_api.Average, name=name)
         for name, mean in zip(names, value_of(means), strict=True):
             logs[name] = np.asarray(mean) if mean.shape else float(mean)
 

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from hvd_sign_tf import ops
 from hvd_sign_tf import optimizer as voting
+from hvd_sign_tf.backend import horovod_api
 from hvd_sign_tf.keras.sessions import value_of
 from hvd_sign_tf.local import variables_of
 from hvd_sign_tf.sign_compression import Compression
 from hvd_sign_tf.state import STATE_FILE
-from hvd_sign_tf.worlds import plain
 
 STATE_MEMBER = f"assets/optimizer/{STATE_FILE}"
 
@@ -32,7 +32,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     average_aggregated_gradients: bool = False,
     num_groups: int = 0,
     groups: Any = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     scale_local_gradients: bool = True,
     **vote: Any,
 ) -> Any:
@@ -66,7 +66,7 @@ def PartialDistributedOptimizer(  # noqa: N802, the name that Horovod's users kn
     gradient_predivide_factor: float = 1.0,
     op: Any = None,
     groups: Any = None,
-    process_set: Any = plain.global_process_set,
+    process_set: Any = horovod_api.global_process_set,
     local_layers: Any = None,
     scale_local_gradients: bool = True,
     **more: Any,
@@ -108,7 +108,7 @@ def broadcast_global_variables(root_rank: int) -> None:
     Raises:
         RuntimeError: eagerly, where no variable is global.
     """
-    value_of(plain.broadcast_global_variables(root_rank))
+    value_of(horovod_api.broadcast_global_variables(root_rank))
 
 
 def allreduce(
@@ -138,17 +138,17 @@ def allreduce(
 
 def allgather(value: Any, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.allgather`` of whatever becomes a tensor."""
-    return value_of(plain.allgather(tf.convert_to_tensor(value), name=name))
+    return value_of(horovod_api.allgather(tf.convert_to_tensor(value), name=name))
 
 
 def broadcast(value: Any, root_rank: int, name: str | None = None) -> tf.Tensor:
     """``hvd_sign.tensorflow.broadcast`` of whatever becomes a tensor."""
-    return value_of(plain.broadcast(tf.convert_to_tensor(value), root_rank, name=name))
+    return value_of(horovod_api.broadcast(tf.convert_to_tensor(value), root_rank, name=name))
 
 
-def reducescatter(value: Any, name: str | None = None, op: Any = plain.Average) -> tf.Tensor:
+def reducescatter(value: Any, name: str | None = None, op: Any = horovod_api.Average) -> tf.Tensor:
     """``hvd_sign.tensorflow.reducescatter`` of whatever becomes a tensor."""
-    return value_of(plain.reducescatter(tf.convert_to_tensor(value), op=op, name=name))
+    return value_of(horovod_api.reducescatter(tf.convert_to_tensor(value), op=op, name=name))
 
 
 def load_model(

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from hvd_sign_tf.backend import horovod_api
 from hvd_sign_tf.keras.sessions import value_of
-from hvd_sign_tf.worlds import plain
 
 
 class LearningRateScheduleCallback(tf.keras.callbacks.Callback):
@@ -155,7 +155,7 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
             assert self.steps_per_epoch is not None
             # The last batch of an epoch has the rate of its end.
             reached = (epoch + 1 / self.steps_per_epoch) / warmup_epochs
-            ranks = plain.size()
+            ranks = horovod_api.size()
             return float((reached * (ranks - 1) + 1) / ranks)
 
         super().__init__(
@@ -171,6 +171,6 @@ class LearningRateWarmupCallback(LearningRateScheduleCallback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds the learning rate to the epoch's metrics; tells when the warm-up is over."""
         super().on_epoch_end(epoch, logs)
-        if self.verbose and epoch + 1 == self.end_epoch and plain.rank() == 0:
+        if self.verbose and epoch + 1 == self.end_epoch and horovod_api.rank() == 0:
             rate = self.learning_rate()
             print(f"\nEpoch {epoch + 1}: finished gradual learning rate warmup to {rate:g}.")

@@ -6,33 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-
-class Compressor:
-    """What a compressor of a user's own derives from."""
-
-    @staticmethod
-    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        """The tensor that travels, and what ``decompress()`` needs to know."""
-        raise NotImplementedError
-
-    @staticmethod
-    def decompress(tensor: tf.Tensor, context: Any) -> tf.Tensor:
-        """The tensor that came, as the compressed one was."""
-        raise NotImplementedError
-
-
-class NoneCompressor(Compressor):
-    """Leaves tensors as they are."""
-
-    @staticmethod
-    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        """The tensor itself."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor: tf.Tensor, context: Any) -> tf.Tensor:
-        """The tensor itself."""
-        return tensor
+from hvd_sign.standalone.compression import Compressor, NoneCompressor
 
 
 class FP16Compressor(Compressor):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from hvd_sign.standalone.operations import Collective
 from hvd_sign.standalone.process_sets import ProcessSet
-from hvd_sign.standalone.ranks import ask, ranks
+from hvd_sign.standalone.ranks import enqueue, ranks
 from hvd_sign_tf.bridge import check_context, name_in_graph
 from hvd_sign_tf.errors import told_as_horovod
 
@@ -75,8 +75,8 @@ def collective(
     check_context(kind.kind)
 
     def work(arrays: list[Array]) -> Sequence[Any]:
-        asked = ask(kind, lambda communicator: make(communicator, arrays), name, process_set)
-        result: Any = asked.result()
+        handle = enqueue(kind, lambda communicator: make(communicator, arrays), name, process_set)
+        result: Any = handle.result()
         return result if isinstance(result, (list, tuple)) else [result]
 
     with told_as_horovod():

@@ -31,7 +31,7 @@ from hvd_sign.standalone.ranks import (
 )
 from hvd_sign.standalone.reduce_op import ReduceOp
 from hvd_sign.standalone.reduce_op import op_or_average as handle_average_backwards_compatibility
-from hvd_sign.standalone.timeline import start_timeline, stop_timeline
+from hvd_sign.standalone.tracing import start_timeline, stop_timeline
 from hvd_sign_tf.mpi.basics import (
     check_num_rank_power_of_2,
     gpu_available,

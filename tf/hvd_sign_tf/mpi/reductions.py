@@ -13,7 +13,7 @@ import tensorflow as tf
 from hvd_sign.standalone.groups import ReduceScatters
 from hvd_sign.standalone.operations import AllReduce, ReduceScatter
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
-from hvd_sign.standalone.ranks import ask, ranks
+from hvd_sign.standalone.ranks import enqueue, ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op, op_or_average
 from hvd_sign_tf.arithmetic import divided
 from hvd_sign_tf.bridge import name_in_graph
@@ -258,11 +258,11 @@ Reduction = Callable[[list[Array]], list[Array]]
 """From arrays to the reduced ones, in one call."""
 
 
-def gradient_reduction(wish: Any) -> Callable[[], Reduction]:
+def gradient_reduction(settings: Any) -> Callable[[], Reduction]:
     """What all ranks do with a step's gradients where nothing is voted on.
 
     Args:
-        wish: a ``hvd_sign_tf.wish.Wish``.
+        settings: a ``hvd_sign_tf.settings.ExchangeSettings``.
 
     Returns:
         Makes the reduction, to be called once all ranks have come to do so: they number theirs.
@@ -270,36 +270,39 @@ def gradient_reduction(wish: Any) -> Callable[[], Reduction]:
     Raises:
         ValueError: an operation that there is not, or one that ``predivide`` has no meaning for.
     """
-    op = check_op(wish.op)
-    if wish.predivide != 1.0 and op is not ReduceOp.Average:
+    op = check_op(settings.op)
+    if settings.predivide != 1.0 and op is not ReduceOp.Average:
         raise ValueError(f"gradient_predivide_factor: only Average has one, got op={op.name}")
 
     def make() -> Reduction:
-        members = tuple(wish.process_set.ranks)
+        members = tuple(settings.process_set.ranks)
         number = _reductions[members]
         _reductions[members] += 1
-        return partial(_reduce_gradients, wish, op, f"gradients.{number}")
+        return partial(_reduce_gradients, settings, op, f"gradients.{number}")
 
     return make
 
 
-def _reduce_gradients(wish: Any, op: ReduceOp, name: str, arrays: list[Array]) -> list[Array]:
-    before, after = 1.0 / wish.predivide, wish.predivide
-    if wish.average:
-        after /= wish.passes
+def _reduce_gradients(settings: Any, op: ReduceOp, name: str, arrays: list[Array]) -> list[Array]:
+    before, after = 1.0 / settings.predivide, settings.predivide
+    if settings.average:
+        after /= settings.passes
 
     def summed(sent: list[Array]) -> list[Array]:
-        asked = ask(
-            AllReduce, lambda comm: AllReduce(comm, sent, op, before, after), name, wish.process_set
+        handle = enqueue(
+            AllReduce,
+            lambda comm: AllReduce(comm, sent, op, before, after),
+            name,
+            settings.process_set,
         )
-        reduced: list[Array] = asked.result()
+        reduced: list[Array] = handle.result()
         return reduced
 
-    if wish.compression is Compression.none:
+    if settings.compression is Compression.none:
         return summed(arrays)
     with tf.device("/cpu:0"):
         tensors = [tf.convert_to_tensor(array) for array in arrays]
         results = _compressed(
-            lambda sent: summed([np.asarray(t) for t in sent]), tensors, wish.compression
+            lambda sent: summed([np.asarray(t) for t in sent]), tensors, settings.compression
         )
     return [np.asarray(result) for result in results]

@@ -2,37 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-
-class Compressor:
-    """What a compressor of a user's own derives from."""
-
-    @staticmethod
-    def compress(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """The tensor that travels, and what ``decompress()`` needs to know."""
-        raise NotImplementedError
-
-    @staticmethod
-    def decompress(tensor: torch.Tensor, context: Any) -> torch.Tensor:
-        """The tensor that came, as the compressed one was."""
-        raise NotImplementedError
-
-
-class NoneCompressor(Compressor):
-    """Leaves tensors as they are."""
-
-    @staticmethod
-    def compress(tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        """The tensor itself."""
-        return tensor, None
-
-    @staticmethod
-    def decompress(tensor: torch.Tensor, context: Any) -> torch.Tensor:
-        """The tensor itself."""
-        return tensor
+from hvd_sign.standalone.compression import Compressor, NoneCompressor
 
 
 class FP16Compressor(Compressor):

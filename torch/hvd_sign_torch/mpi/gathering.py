@@ -15,14 +15,15 @@ from hvd_sign.standalone.objects import place
 from hvd_sign.standalone.operations import AllGather, AllToAll, Array, Broadcast
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import rank
-from hvd_sign_torch.mpi.hosting import Operation, apply, begin, from_items, items, synchronize
+from hvd_sign_torch.mpi.hosting import OperationHandle, apply, begin, from_items, items, synchronize
+from hvd_sign_torch.mpi.reductions import grouped_allreduce
 
 
 def grouped_allgather_async(
     tensors: Sequence[torch.Tensor],
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``grouped_allgather``, for ``poll()`` and ``synchronize()``."""
 
     def make(communicator: Any) -> AllGathers:
@@ -38,64 +39,9 @@ def grouped_allgather_async(
 
 def allgather_async(
     tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set
-) -> Operation:
+) -> OperationHandle:
     """``allgather``, for ``poll()`` and ``synchronize()``."""
     return grouped_allgather_async([tensor], name, process_set).only()
-
-
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, name: str | None, process_set: ProcessSet, *tensors: torch.Tensor) -> Any:
-        """All ranks' tensors."""
-        ctx.process_set = process_set
-        ctx.rows = [len(tensor) if tensor.dim() else 0 for tensor in tensors]
-        return tuple(synchronize(grouped_allgather_async(tensors, name, process_set)))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """The mean of all ranks' gradients, of which each takes its own rows."""
-        own = ctx.process_set.place()
-        every = allgather(torch.tensor([ctx.rows]), process_set=ctx.process_set)
-        starts = every[:own].sum(0).tolist()
-        means = _means(gradients, ctx.process_set)
-        parts = zip(means, starts, ctx.rows, strict=True)
-        return None, None, *(mean.narrow(0, start, rows) for mean, start, rows in parts)
-
-
-def _means(gradients: Sequence[torch.Tensor], process_set: ProcessSet) -> list[torch.Tensor]:
-    from hvd_sign_torch.mpi.reductions import grouped_allreduce  # which needs allgather
-
-    return grouped_allreduce(gradients, process_set=process_set)
-
-
-def grouped_allgather(
-    tensors: Sequence[torch.Tensor],
-    name: str | None = None,
-    process_set: ProcessSet = global_process_set,
-) -> list[torch.Tensor]:
-    """``allgather`` of several tensors in one call."""
-    return list(apply(_AllGather, name, process_set, *tensors))
-
-
-def allgather(
-    tensor: torch.Tensor, name: str | None = None, process_set: ProcessSet = global_process_set
-) -> torch.Tensor:
-    """Joins the ranks' tensors along the first dimension, in which they may differ. Blocks.
-
-    Args:
-        tensor: [n, ...].
-        name: of the call.
-        process_set: the ranks that take part.
-
-    Returns:
-        [sum of all ranks' n, ...].
-
-    Raises:
-        TypeError: no dense tensor.
-        ValueError: a scalar; or, on all ranks alike, types or other dimensions that differ.
-    """
-    (joined,) = grouped_allgather([tensor], name, process_set)
-    return joined
 
 
 def _broadcast(
@@ -104,7 +50,7 @@ def _broadcast(
     name: str | None,
     process_set: ProcessSet,
     finish: Callable[[torch.Tensor], torch.Tensor],
-) -> Operation:
+) -> OperationHandle:
     def make(communicator: Any) -> Broadcast:
         return Broadcast(communicator, items(tensor), place(root_rank, process_set))
 
@@ -119,7 +65,7 @@ def broadcast_async(
     root_rank: int,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``broadcast``, for ``poll()`` and ``synchronize()``."""
     return _broadcast(tensor, root_rank, name, process_set, lambda received: received)
 
@@ -129,7 +75,7 @@ def broadcast_async_(
     root_rank: int,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``broadcast_``, for ``poll()`` and ``synchronize()``, which writes the result."""
 
     def take(received: torch.Tensor) -> torch.Tensor:
@@ -151,7 +97,7 @@ class _Broadcast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """The mean of all ranks' gradients for the root, zero for the others."""
-        (mean,) = _means(gradients, ctx.process_set)
+        (mean,) = grouped_allreduce(gradients, process_set=ctx.process_set)
         return (mean if rank() == ctx.root else torch.zeros_like(mean)), None, None, None
 
 
@@ -192,7 +138,7 @@ def alltoall_async(
     splits: Any = None,
     name: str | None = None,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``alltoall``, for ``poll()`` and ``synchronize()``, which returns both its results."""
 
     def make(communicator: Any) -> AllToAll:

@@ -12,17 +12,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hvd_sign.engine import Handle
+from hvd_sign.engine.progress import Handle
 from hvd_sign.errors import TensorError
 from hvd_sign.standalone.operations import Array, Barrier, Collective
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
-from hvd_sign.standalone.ranks import ask
-from hvd_sign_torch.device import dtype_name
+from hvd_sign.standalone.ranks import enqueue
+from hvd_sign_torch.devices import dtype_name
 
 Kind = TypeVar("Kind", bound=Collective)
 
 
-class Operation:
+class OperationHandle:
     """An operation under way; for ``poll()`` and ``synchronize()``.
 
     Args:
@@ -39,9 +39,9 @@ class Operation:
         """Whether it has ended."""
         return self._handle.done()
 
-    def only(self) -> Operation:
+    def only(self) -> OperationHandle:
         """The same, of an operation on a group of one."""
-        return Operation(self._handle, lambda: self.synchronize()[0])
+        return OperationHandle(self._handle, lambda: self.synchronize()[0])
 
     def synchronize(self) -> Any:
         """Waits for it; its output."""
@@ -51,12 +51,12 @@ class Operation:
         return self._output
 
 
-def poll(handle: Operation) -> bool:
+def poll(handle: OperationHandle) -> bool:
     """Whether an asynchronous operation has ended, so that ``synchronize()`` does not wait."""
     return handle.poll()
 
 
-def synchronize(handle: Operation) -> Any:
+def synchronize(handle: OperationHandle) -> Any:
     """Waits for an asynchronous operation and returns its output.
 
     Raises:
@@ -72,12 +72,12 @@ def begin(
     finish: Callable[[Any], Any],
     name: str | None,
     process_set: ProcessSet,
-) -> Operation:
+) -> OperationHandle:
     """Begins a collective of tensors.
 
     Args:
         kind: of collective.
-        make: makes it, given the communicator; see ``hvd_sign.standalone.ranks.ask``.
+        make: makes it, given the communicator; see ``hvd_sign.standalone.ranks.enqueue``.
         tensors: what it is about.
         finish: makes the output from the collective's result.
         name: of the call.
@@ -99,8 +99,8 @@ def begin(
         call.types = [dtype_name(tensor) for tensor in tensors]
         return call
 
-    asked = ask(kind, checked, name, process_set)
-    return Operation(asked.handle, lambda: finish(asked.call.result()))
+    handle = enqueue(kind, checked, name, process_set)
+    return OperationHandle(handle.handle, lambda: finish(handle.collective.result()))
 
 
 def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -140,4 +140,4 @@ def from_items(array: Array, like: torch.Tensor) -> torch.Tensor:
 
 def barrier(process_set: ProcessSet = global_process_set) -> None:
     """Waits until all ranks of a process set have come."""
-    ask(Barrier, Barrier, None, process_set).result()
+    enqueue(Barrier, Barrier, None, process_set).result()

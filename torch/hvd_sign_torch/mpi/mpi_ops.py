@@ -30,11 +30,16 @@ from hvd_sign.standalone.ranks import (
     size,
 )
 from hvd_sign.standalone.reduce_op import op_or_average as handle_average_backwards_compatibility
-from hvd_sign.standalone.timeline import start_timeline, stop_timeline
+from hvd_sign.standalone.tracing import start_timeline, stop_timeline
 from hvd_sign_torch.mpi.absent import HorovodInternalError
 from hvd_sign_torch.mpi.compression import Compression
-from hvd_sign_torch.mpi.gathering import (
+from hvd_sign_torch.mpi.differentiable import (
     allgather,
+    grouped_allgather,
+    grouped_reducescatter,
+    reducescatter,
+)
+from hvd_sign_torch.mpi.gathering import (
     allgather_async,
     alltoall,
     alltoall_async,
@@ -42,7 +47,6 @@ from hvd_sign_torch.mpi.gathering import (
     broadcast_,
     broadcast_async,
     broadcast_async_,
-    grouped_allgather,
     grouped_allgather_async,
 )
 from hvd_sign_torch.mpi.hosting import barrier, poll, synchronize
@@ -61,9 +65,7 @@ from hvd_sign_torch.mpi.reductions import (
     grouped_allreduce_,
     grouped_allreduce_async,
     grouped_allreduce_async_,
-    grouped_reducescatter,
     grouped_reducescatter_async,
-    reducescatter,
     reducescatter_async,
 )
 from hvd_sign_torch.mpi.sparse import sparse_allreduce_async

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from hvd_sign.agreement import disagreement
-from hvd_sign.buckets import group_positions
-from hvd_sign.calls import GRADIENTS, REDUCED
+from hvd_sign.core.agreement import disagreement
+from hvd_sign.core.buckets import group_positions
+from hvd_sign.core.options import positive_factor
+from hvd_sign.engine.operations import GRADIENTS, REDUCED
 from hvd_sign.errors import DisagreementError
-from hvd_sign.options import positive_factor
 from hvd_sign.standalone import objects
 from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, check_op
-from hvd_sign_torch.device import dtype_name
+from hvd_sign_torch.devices import dtype_name
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_hooks import GradientHooks
 from hvd_sign_torch.mpi.compression import Compression

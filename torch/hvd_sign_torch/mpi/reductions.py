@@ -16,8 +16,14 @@ from hvd_sign.standalone.process_sets import ProcessSet, global_process_set
 from hvd_sign.standalone.ranks import ranks
 from hvd_sign.standalone.reduce_op import ReduceOp, op_or_average
 from hvd_sign_torch.mpi.compression import Compression
-from hvd_sign_torch.mpi.gathering import allgather
-from hvd_sign_torch.mpi.hosting import Operation, apply, begin, from_numbers, numbers, synchronize
+from hvd_sign_torch.mpi.hosting import (
+    OperationHandle,
+    apply,
+    begin,
+    from_numbers,
+    numbers,
+    synchronize,
+)
 
 Average, Sum, Adasum, Min, Max, Product = (
     ReduceOp.Average,
@@ -38,7 +44,7 @@ def _reduce(
     process_set: ProcessSet,
     *,
     in_place: bool,
-) -> Operation:
+) -> OperationHandle:
     def make(communicator: Any) -> AllReduce:
         if not tensors:
             raise ValueError("tensors: expected at least one, got none")
@@ -56,7 +62,7 @@ def _reduce(
     return begin(AllReduce, make, tensors, finish, name, process_set)
 
 
-def _compressed(
+def compressed(
     kind: str,
     tensors: Sequence[torch.Tensor],
     compression: Any,
@@ -76,7 +82,7 @@ def grouped_allreduce_async(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``grouped_allreduce``, for ``poll()`` and ``synchronize()``."""
     factors = prescale_factor, postscale_factor
     return _reduce(tensors, average, name, op, factors, process_set, in_place=False)
@@ -90,7 +96,7 @@ def grouped_allreduce_async_(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``grouped_allreduce_``, for ``poll()`` and ``synchronize()``, which writes the result."""
     factors = prescale_factor, postscale_factor
     return _reduce(tensors, average, name, op, factors, process_set, in_place=True)
@@ -104,7 +110,7 @@ def allreduce_async(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``allreduce``, for ``poll()`` and ``synchronize()``."""
     factors = prescale_factor, postscale_factor
     return _reduce([tensor], average, name, op, factors, process_set, in_place=False).only()
@@ -118,7 +124,7 @@ def allreduce_async_(
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
     process_set: ProcessSet = global_process_set,
-) -> Operation:
+) -> OperationHandle:
     """``allreduce_``, for ``poll()`` and ``synchronize()``, which writes the result."""
     factors = prescale_factor, postscale_factor
     return _reduce([tensor], average, name, op, factors, process_set, in_place=True).only()
@@ -126,15 +132,15 @@ def allreduce_async_(
 
 class _AllReduce(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, asked: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
-        """All tensors reduced; ``asked`` is average, name, op, two factors and process set."""
-        ctx.asked = asked
-        return tuple(synchronize(grouped_allreduce_async(tensors, *asked)))
+    def forward(ctx: Any, arguments: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
+        """All tensors reduced; ``arguments`` is average, name, op, two factors and process set."""
+        ctx.arguments = arguments
+        return tuple(synchronize(grouped_allreduce_async(tensors, *arguments)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """Their gradients, reduced in the same way."""
-        average, _, *others = ctx.asked
+        average, _, *others = ctx.arguments
         return None, *apply(_AllReduce, (average, None, *others), *gradients)
 
 
@@ -149,9 +155,9 @@ def grouped_allreduce(
     process_set: ProcessSet = global_process_set,
 ) -> list[torch.Tensor]:
     """``allreduce`` of several tensors in one call."""
-    packed = _compressed(AllReduce.kind, tensors, compression, name, process_set)
-    asked = average, name, op, prescale_factor, postscale_factor, process_set
-    reduced = apply(_AllReduce, asked, *(tensor for tensor, _ in packed))
+    packed = compressed(AllReduce.kind, tensors, compression, name, process_set)
+    arguments = average, name, op, prescale_factor, postscale_factor, process_set
+    reduced = apply(_AllReduce, arguments, *(tensor for tensor, _ in packed))
     return [
         compression.decompress(tensor, context)
         for tensor, (_, context) in zip(reduced, packed, strict=True)
@@ -227,7 +233,7 @@ def grouped_reducescatter_async(
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-) -> Operation:
+) -> OperationHandle:
     """``grouped_reducescatter``, for ``poll()`` and ``synchronize()``."""
 
     def make(communicator: Any) -> ReduceScatters:
@@ -251,73 +257,7 @@ def reducescatter_async(
     process_set: ProcessSet = global_process_set,
     prescale_factor: float = 1.0,
     postscale_factor: float = 1.0,
-) -> Operation:
+) -> OperationHandle:
     """``reducescatter``, for ``poll()`` and ``synchronize()``."""
     factors = prescale_factor, postscale_factor
     return grouped_reducescatter_async([tensor], name, op, process_set, *factors).only()
-
-
-class _ReduceScatter(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, asked: tuple[Any, ...], *tensors: torch.Tensor) -> Any:
-        """This rank's shares; ``asked`` is name, op, process set and two factors."""
-        ctx.asked = asked
-        return tuple(synchronize(grouped_reducescatter_async(tensors, *asked)))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """The gradients of all shares; as Horovod's, a sum's are times the number of ranks."""
-        _, op, process_set, prescale, postscale = ctx.asked
-        factor = prescale * postscale * (len(process_set.members()) if op == Sum else 1)
-        return None, *(allgather(g * factor, process_set=process_set) for g in gradients)
-
-
-def grouped_reducescatter(
-    tensors: Sequence[torch.Tensor],
-    name: str | None = None,
-    compression: Any = Compression.none,
-    op: Any = Average,
-    process_set: ProcessSet = global_process_set,
-    prescale_factor: float = 1.0,
-    postscale_factor: float = 1.0,
-) -> list[torch.Tensor]:
-    """``reducescatter`` of several tensors in one call."""
-    packed = _compressed(ReduceScatter.kind, tensors, compression, name, process_set)
-    asked = name, op, process_set, prescale_factor, postscale_factor
-    shares = apply(_ReduceScatter, asked, *(tensor for tensor, _ in packed))
-    return [
-        compression.decompress(share, context)
-        for share, (_, context) in zip(shares, packed, strict=True)
-    ]
-
-
-def reducescatter(
-    tensor: torch.Tensor,
-    name: str | None = None,
-    compression: Any = Compression.none,
-    op: Any = Average,
-    process_set: ProcessSet = global_process_set,
-    prescale_factor: float = 1.0,
-    postscale_factor: float = 1.0,
-) -> torch.Tensor:
-    """Reduces a tensor and gives each rank its share of the first dimension. Blocks.
-
-    Args:
-        tensor: [n, ...], of the same shape and type on all ranks.
-        name: of the call.
-        compression: what is done to the tensor before and after.
-        op: ``Average`` (default) or ``Sum``.
-        process_set: the M ranks that take part.
-        prescale_factor: multiplies before.
-        postscale_factor: multiplies after.
-
-    Returns:
-        [n / M or one more on the first n mod M ranks, ...].
-
-    Raises:
-        TypeError: no dense tensor of numbers.
-        ValueError: a scalar, another operation; and, on all ranks alike, as for ``allreduce``.
-    """
-    factors = prescale_factor, postscale_factor
-    (share,) = grouped_reducescatter([tensor], name, compression, op, process_set, *factors)
-    return share

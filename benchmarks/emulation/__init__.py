@@ -1,0 +1,1 @@
+"""Starting ranks: on a cluster emulated by network namespaces, or on loopback."""

@@ -1,0 +1,1 @@
+"""The ways of exchanging gradients that are compared."""

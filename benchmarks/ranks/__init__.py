@@ -1,0 +1,1 @@
+"""What each rank of a benchmark runs: a folder a framework."""

@@ -1,0 +1,1 @@
+"""What each rank runs, for PyTorch."""

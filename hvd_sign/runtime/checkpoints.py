@@ -1,0 +1,47 @@
+"""What checkpoints hold of a session: which part is every rank's, and whether it is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hvd_sign.devices import check_numbers
+
+State = Mapping[str, npt.NDArray[Any]]
+
+STEP = "step"
+"""The name of the number of steps."""
+RULE = "rule/"
+"""What the names of the rule's arrays begin with."""
+
+
+def common_part(state: State) -> dict[str, npt.NDArray[Any]]:
+    """What has to be the same on all ranks, of what ``VoteSession.state()`` returned."""
+    return {name: array for name, array in state.items() if name == STEP or name.startswith(RULE)}
+
+
+def check_state(state: State, learned: State) -> set[str]:
+    """Checks what is common in a session's state.
+
+    Args:
+        state: to be loaded.
+        learned: the rule's arrays as they are.
+
+    Returns:
+        The names that were checked.
+
+    Raises:
+        ValueError: one is missing or damaged.
+    """
+    for name in (STEP, *(f"{RULE}{known}" for known in learned)):
+        if name not in state:
+            raise ValueError(f"state: expected {name!r}, got only {sorted(state)[:5]}")
+    steps = np.asarray(state[STEP])
+    if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
+        raise ValueError(f"state: {STEP!r}: expected a whole number from 0, got {state[STEP]!r}")
+    for known, array in learned.items():
+        check_numbers(repr(f"{RULE}{known}"), state[f"{RULE}{known}"], array.size)
+    return {STEP, *(f"{RULE}{known}" for known in learned)}

@@ -1,0 +1,400 @@
+"""The votes of one optimizer: all its gradients, bucket by bucket, once a step."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hvd_sign.algorithms import make_algorithm
+from hvd_sign.core import kernels
+from hvd_sign.core.buckets import Bucket, TensorSpec, plan_buckets
+from hvd_sign.core.observe import observers
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.stats import recorder
+from hvd_sign.devices import ABSENT, Operand
+from hvd_sign.engine.progress import Handle, Stream
+from hvd_sign.exchanges import AUTO
+from hvd_sign.exchanges.planning import planned_bucket_bytes
+from hvd_sign.rounds.base import Round, Subject
+from hvd_sign.rounds.choice import make_round
+from hvd_sign.runtime.checkpoints import RULE, STEP, check_state
+from hvd_sign.runtime.claims import agree_on_session, made_alike
+from hvd_sign.runtime.measuring import load_or_measure
+from hvd_sign.transports.communication import Pending
+from hvd_sign.votes import MajorityVote, VoteRule, initial_of
+
+BUCKET_BYTES = 25 * 2**20
+"""Default size of a bucket, in bytes of fp32 gradient."""
+
+UNDER_WAY = "a step's votes have begun, and its step() has not ended them"
+
+
+class VoteSession:
+    """Votes on a fixed list of tensors, step after step.
+
+    A bucket is launched once every one of its tensors is ready and all buckets before it are
+    launched, so that all ranks launch them in the same order.
+
+    Args:
+        stream: this session's own.
+        specs: the tensors, in order of registration; the same on all ranks.
+        rule: decides.
+        options: the same on all ranks.
+        bucket_bytes: size of a bucket, in bytes of fp32 gradient, or ``"auto"`` to plan it from
+            the link's measured constants.
+        groups: positions of tensors that share a bucket; replaces ``bucket_bytes``.
+        told: ordinals of tensors that are no gradients: the majority decides them, whatever the
+            rule, which neither weighs them nor learns from them.
+
+    Raises:
+        ValueError: ``bucket_bytes`` is no size, the transport cannot hold such votes, or ranks
+            differ in the tensors or the options; the same on every rank.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        specs: Sequence[TensorSpec],
+        rule: VoteRule,
+        options: VoteOptions,
+        *,
+        bucket_bytes: int | str = BUCKET_BYTES,
+        groups: Sequence[Sequence[int]] | None = None,
+        told: Collection[int] = (),
+    ) -> None:
+        agree_on_session(stream, specs, rule, options, bucket_bytes, groups)
+        if AUTO in (options.exchange, bucket_bytes) and stream.transport.link is None:
+            stream.transport.link = load_or_measure(stream.transport)
+        if isinstance(bucket_bytes, str):
+            sizes = (spec.size for spec in specs)
+            bucket_bytes = planned_bucket_bytes(sizes, options, stream.transport)
+        buckets = plan_buckets(specs, bucket_bytes, groups)
+        self.stream = stream
+        self.options = options
+        self._algorithm = make_algorithm(options.algorithm)
+        if type(rule) is MajorityVote:
+            told = ()
+        buckets = _apart(buckets, told)
+        how = self._algorithm, options, stream.transport, stream.number
+        subjects = [
+            Subject(bucket, MajorityVote() if bucket.specs[0].ordinal in told else rule, *how)
+            for bucket in buckets
+        ]
+        self._rounds = made_alike(stream, options, lambda: list(map(make_round, subjects)))
+        self._rule = rule
+        self._learned = initial_of(rule, stream.transport.size)
+        stream.starts_ahead = all(vote.starts_ahead for vote in self._rounds)
+        self._bucket_of = {
+            spec.ordinal: bucket.index for bucket in buckets for spec in bucket.specs
+        }
+        self._operands: dict[int, Operand] = {}
+        self._waiting = [0] * len(buckets)
+        self._handles: list[Handle] = []
+        self._launched: list[list[Operand]] = []
+        self._restore: weakref.WeakMethod[Callable[[], None]] | None = None
+        self._step = 0
+        self._lock = threading.Lock()
+        self._reset()
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """What travels together, in the order in which it is launched."""
+        return [vote.bucket for vote in self._rounds]
+
+    def common_state(self) -> dict[str, npt.NDArray[Any]]:
+        """The part of ``state()`` that has to be the same on all ranks.
+
+        Returns:
+            ``"step"``: int64[], the number of steps; and under ``"rule/..."`` copies of what the
+            rule has learned.
+        """
+        learned = {f"{RULE}{name}": array.copy() for name, array in self._learned.items()}
+        return {STEP: np.array(self._step), **learned}
+
+    def take_common_state(self, common: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from another rank's ``common_state()``; the algorithm's arrays stay as they are.
+
+        Raises:
+            ValueError: it is not of such a session; nothing was changed.
+            AssertionError: votes are under way, with another number of steps.
+        """
+        check_state(common, self._learned)
+        if self.under_way and int(common[STEP]) != self._step:
+            raise AssertionError(f"state: expected it before votes have begun; {UNDER_WAY}")
+        self._step = int(common[STEP])
+        for name, array in self._learned.items():
+            numbers = np.array(common[f"{RULE}{name}"], array.dtype)
+            self._learned[name] = numbers.reshape(array.shape)
+        for vote in self._rounds:
+            vote.weigh(self._learned)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What a checkpoint keeps: ``common_state()``, and copies of this rank's own arrays.
+
+        Returns:
+            By plane and ordinal, such as ``"momentum/3"``, the algorithm's arrays: flat, fp32, or
+            fp64 for fp64. Tensors that have never come to a vote have none.
+
+        Raises:
+            AssertionError: votes are under way, which change the arrays.
+        """
+        if self.under_way and self._algorithm.planes:
+            raise AssertionError(f"state: expected to be asked between steps; {UNDER_WAY}")
+        kept = self.common_state()
+        for vote in self._rounds:
+            kept |= vote.states.arrays()
+        return kept
+
+    def check_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Raises what ``load_state()`` would; changes nothing."""
+        if self.under_way:
+            raise AssertionError(f"state: expected to be loaded between steps; {UNDER_WAY}")
+        known = check_state(state, self._learned)
+        for vote in self._rounds:
+            known |= vote.states.check(state)
+        for name in sorted(state.keys() - known):
+            keeper = f"{self._algorithm!r} and {self._rule!r}"
+            raise ValueError(f"state: expected that of {keeper}, got {name!r}")
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from what ``state()`` returned; what is common must be so on every rank.
+
+        Args:
+            state: an algorithm's arrays that are not in it begin at zero.
+
+        Raises:
+            ValueError: the number of steps or an array of the rule's is missing, one has another
+                size than here or is not finite, or is of another algorithm; nothing was changed.
+            AssertionError: votes are under way.
+        """
+        self.check_state(state)
+        self.take_common_state(state)
+        for vote in self._rounds:
+            vote.states.load(state)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a step's votes have begun and not been waited for."""
+        return bool(self._operands or self._handles)
+
+    def ready(self, ordinal: int, operand: Operand) -> None:
+        """Tells that a tensor's gradient is complete; it must not change until ``finish()``."""
+        with self._lock:
+            self._operands[ordinal] = operand
+            self._waiting[self._bucket_of[ordinal]] -= 1
+            while len(self._handles) < len(self._rounds) and not self._waiting[len(self._handles)]:
+                self._launch(None)
+
+    def finish(self, missing: Callable[[int], Operand]) -> bool:
+        """Launches what is left, waits for all verdicts and leaves them with the operands.
+
+        Args:
+            missing: makes the operand of a tensor, by ordinal, that was never ready in this step.
+
+        Returns:
+            Whether the step counts: False if ``nonfinite="skip"`` and a rank met NaN or Inf, in
+            which case no verdict was written.
+        """
+        with self._lock:
+            while len(self._handles) < len(self._rounds):
+                self._launch(missing)
+        begin = time.monotonic()
+        try:
+            with recorder.charging(self.stream.spent), kernels.ExactFloats():
+                return self._wait()
+        finally:
+            self._watch(begin)
+            self._step += 1
+            self._reset()
+
+    def _wait(self) -> bool:
+        for handle in self._handles:
+            handle.wait()
+        counts = self.end_step()
+        if self.options.nonfinite == "skip":
+            if counts:
+                for vote, operands in zip(self._rounds, self._launched, strict=True):
+                    vote.write(operands)
+            recorder.add(skipped_steps=int(not counts))
+        return counts
+
+    def end_step(self) -> bool:
+        """Ends a step whose votes have: keeps what it made, and learns, if it counts.
+
+        Returns:
+            Whether it does.
+        """
+        skips = self.options.nonfinite == "skip"
+        counts = not (skips and any(vote.nonfinite for vote in self._rounds))
+        for vote in self._rounds:
+            vote.states.end(counts=counts)
+        if counts and self._rule.learns:
+            self._learn()
+        return counts
+
+    def _learn(self) -> None:
+        """Lets the rule learn from the last step's votes, the same on all ranks."""
+        counted = [vote for vote in self._rounds if vote.rule.learns]
+        judged = sum(vote.judged for vote in counted)
+        agreed = sum(vote.agreed for vote in counted)
+        try:
+            learned = self._rule.learn(self._learned, np.array(judged), np.array(agreed))
+            if not isinstance(learned, dict) or learned.keys() != self._learned.keys():
+                raise ValueError(
+                    f"op: {self._rule!r}: learn(): expected arrays by the names of initial()'s, "
+                    f"{sorted(self._learned)}, got {learned!r}"
+                )
+            self._learned = learned
+            for vote in self._rounds:
+                vote.weigh(self._learned)
+        except Exception as error:  # the stream fails, so that the other ranks hear of it
+            self.stream.submit(f"step {self._step}: what {self._rule!r} learns", _failing(error))
+            raise
+
+    def _watch(self, begin: float) -> None:
+        # Tells the observers of the step that has ended; it was waited for since `begin`.
+        if observers.timeline is not None:
+            observers.timeline.span(
+                "exposed wait", self.stream.number, begin, time.monotonic(), step=self._step
+            )
+        if observers.record is not None:
+            observers.record.step(
+                stream=self.stream.number,
+                step=self._step,
+                buckets=len(self._rounds),
+                exchanges=[vote.options.exchange for vote in self._rounds],
+                segments=[vote.segments for vote in self._rounds],
+                **recorder.take(self.stream.spent).asdict(),
+            )
+
+    def _launch(self, missing: Callable[[int], Operand] | None) -> None:
+        vote = self._rounds[len(self._handles)]
+        operands = []
+        for spec in vote.bucket.specs:
+            operand = self._operands.get(spec.ordinal)
+            if operand is None:
+                assert missing is not None
+                operand = missing(spec.ordinal)
+            operands.append(operand)
+        steps = vote.run(self._step, operands, write=self.options.nonfinite != "skip")
+        name = f"step {self._step}: {vote.bucket}"
+        self._handles.append(self.stream.submit(name, steps))
+        self._launched.append(operands)
+
+    def _reset(self) -> None:
+        self._operands.clear()
+        self._handles = []
+        self._launched = []
+        self._waiting = [len(vote.bucket.specs) for vote in self._rounds]
+        restore = self._restore() if self._restore is not None else None
+        if restore is not None:
+            restore()
+
+    def on_reset(self, restore: Callable[[], None]) -> None:
+        """Has a method called whenever a step's votes are over; it is not kept alive."""
+        self._restore = weakref.WeakMethod(restore)
+
+    def serve(self) -> ServedSession:
+        """Begins to serve as a rank that has joined: abstains in every vote of the others.
+
+        What a backward pass without ``step()`` has begun is ended first, abstaining in the rest.
+        """
+        with self._lock:
+            begun = self.under_way
+            while begun and len(self._handles) < len(self._rounds):
+                self._launch(lambda ordinal: ABSENT)
+            self._reset()
+        return ServedSession(self, self._rounds, self._step, begun=begun)
+
+
+class ServedSession:
+    """A joined rank's side of a session: abstains until every rank has joined."""
+
+    def __init__(
+        self, session: VoteSession, rounds: Sequence[Round], step: int, *, begun: bool
+    ) -> None:
+        self._session = session
+        self._rounds = rounds
+        self._begun = begun
+        self.first_step = self._step = step + int(begun)
+        self._ended = threading.Event()
+        self._handle: Handle | None = None
+        if rounds:
+            self._next()
+        else:
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Blocks until every rank has joined.
+
+        Raises:
+            Exception: whatever ended a vote early.
+        """
+        while not self._ended.is_set():
+            with self._session.stream.engine.lock:
+                handle = self._handle
+            assert handle is not None
+            handle.wait()  # a next one is there before this one ends, unless all have joined
+
+    def steps_of_all(self) -> list[int]:
+        """How many steps each rank had taken when it joined; only after ``wait()``."""
+        return self._session.stream.transport.gather_objects(self.first_step)
+
+    def _next(self) -> None:
+        for vote in self._rounds:
+            absent = [ABSENT for _ in vote.bucket.specs]
+            steps = vote.run(self._step, absent, joined=True, write=False)
+            if self._begun:
+                steps = self._after_begun(steps)
+            last = vote is self._rounds[-1]
+            with self._session.stream.engine.lock:
+                self._handle = self._session.stream.submit(
+                    f"step {self._step}: {vote.bucket}",
+                    steps,
+                    self._round_ended if last else None,
+                    patient=True,
+                )
+        self._step += 1
+
+    def _after_begun(self, steps: Iterator[Pending]) -> Iterator[Pending]:
+        """A vote on which the step before it, that nobody waits for, may bear by how it ends."""
+        stream = self._session.stream
+        self._begun = False
+        ahead, stream.starts_ahead = stream.starts_ahead, False
+
+        def begin() -> Iterator[Pending]:
+            stream.starts_ahead = ahead
+            self._session.end_step()
+            yield from steps
+
+        return begin()
+
+    def _round_ended(self) -> None:
+        self._session.end_step()
+        if all(vote.all_joined for vote in self._rounds):
+            self._session._step = self._step
+            recorder.take(self._session.stream.spent)
+            self._ended.set()
+        else:
+            self._next()
+
+
+def _failing(error: Exception) -> Iterator[Pending]:
+    """A vote that raises at once."""
+    raise error
+    yield
+
+
+def _apart(buckets: list[Bucket], told: Collection[int]) -> list[Bucket]:
+    """The buckets with the tensors of some ordinals in one of their own, the last."""
+    if not told:
+        return buckets
+    rows = [tuple(s for s in bucket.specs if s.ordinal not in told) for bucket in buckets]
+    rows.append(tuple(s for bucket in buckets for s in bucket.specs if s.ordinal in told))
+    return [Bucket(index, row) for index, row in enumerate(filter(None, rows))]

@@ -1,0 +1,1 @@
+"""Additions to hvd_sign, each in one file and against its public interface alone."""

@@ -1,0 +1,109 @@
+"""What a user asks for with a tape or an optimizer, checked where it is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hvd_sign.core.options import VoteOptions
+from hvd_sign.frontend.arguments import gradient_settings, op_of
+from hvd_sign.runtime.sessions import BUCKET_BYTES
+from hvd_sign_tf.backend import backend, horovod_api
+from hvd_sign_tf.sign_compression import Compression
+
+
+@dataclass(frozen=True)
+class ExchangeSettings:
+    """What a user asks for with a tape or an optimizer; see ``DistributedOptimizer``.
+
+    Attributes:
+        op: a vote rule, or an operation of ``horovod_api``.
+        compression: a compressor.
+        options: of a vote; None: nothing is voted on.
+        process_set: the ranks that take part.
+        sparse_as_dense: ``tf.IndexedSlices`` become dense.
+        passes: gradients that are added up to one.
+        average: that sum is divided by their number.
+        bucket_bytes: of gradients that share messages.
+        groups: of gradients that share messages, as Horovod has them.
+        predivide: part of a mean's divisor that comes before the sum.
+        poisons: a step that does not count is shown as Inf in all gradients.
+        scale_local: gradients of local variables are divided by the number of ranks.
+    """
+
+    op: Any
+    compression: Any
+    options: VoteOptions | None
+    process_set: Any
+    sparse_as_dense: bool = False
+    passes: int = 1
+    average: bool = False
+    bucket_bytes: int | str = BUCKET_BYTES
+    groups: Any = None
+    predivide: float = 1.0
+    poisons: bool = False
+    scale_local: bool = True
+
+    def key(self) -> Any:
+        """Equal for equal settings."""
+        groups = self.groups
+        if isinstance(groups, (list, tuple)):
+            groups = tuple(tuple(map(id, group)) for group in groups)
+        named = replace(self, op=repr(self.op), compression=None, groups=None)
+        return named, id(self.compression), groups
+
+    @property
+    def votes(self) -> bool:
+        """Whether gradients are voted on."""
+        return self.options is not None
+
+
+def make_settings(
+    compression: Any,
+    op: Any,
+    vote: dict[str, Any],
+    *,
+    process_set: Any,
+    bucket_bytes: int | str | None = None,
+    backward_passes_per_step: int = 1,
+    average_aggregated_gradients: bool = False,
+    sparse_as_dense: bool = False,
+    gradient_predivide_factor: float = 1.0,
+    num_groups: int = 0,
+    groups: Any = None,
+    poisons: bool = False,
+    scale_local_gradients: bool = True,
+) -> ExchangeSettings:
+    """Checks arguments.
+
+    Raises:
+        ValueError: contradictory or unknown ones.
+        TypeError: unknown keywords.
+    """
+    op = op_of(compression, op, Compression.none)
+    options, bucket_bytes, groups = gradient_settings(
+        op,
+        vote,
+        scaler="a LossScaleOptimizer" if poisons else None,
+        bucket_bytes=bucket_bytes,
+        passes=backward_passes_per_step,
+        predivide=gradient_predivide_factor,
+        num_groups=num_groups,
+        groups=groups,
+    )
+    op = horovod_api.Average if op is None else op
+    backend.members(process_set)
+    return ExchangeSettings(
+        op,
+        compression,
+        options,
+        process_set,
+        sparse_as_dense,
+        backward_passes_per_step,
+        average_aggregated_gradients,
+        bucket_bytes,
+        groups,
+        gradient_predivide_factor,
+        poisons,
+        scale_local_gradients,
+    )
