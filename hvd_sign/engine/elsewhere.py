@@ -40,12 +40,16 @@ class Elsewhere:
 
     def due(self) -> bool:
         """Whether there is something to tell."""
+        if not self._waits:
+            return False
         now = time.monotonic()
         # A copy, made at once: the thread that begins waits may add one meanwhile.
         return any(wait.next <= now for wait in tuple(self._waits))
 
     def to_tell(self) -> list[tuple[str, str | None]]:
         """What is to be told now: names, and the operation that is waited for, or None any more."""
+        if not self._waits:
+            return []
         now = time.monotonic()
         told: list[tuple[str, str | None]] = []
         for wait in [wait for wait in self._waits if wait.next <= now]:
