@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,15 @@ def plan_buckets(
         Bucket(index, tuple(specs[position] for position in group))
         for index, group in enumerate(members)
     ]
+
+
+def apart(buckets: list[Bucket], ordinals: Collection[int]) -> list[Bucket]:
+    """The buckets with the tensors of some ordinals in one of their own, the last."""
+    if not ordinals:
+        return buckets
+    rows = [tuple(s for s in bucket.specs if s.ordinal not in ordinals) for bucket in buckets]
+    rows.append(tuple(s for bucket in buckets for s in bucket.specs if s.ordinal in ordinals))
+    return [Bucket(index, row) for index, row in enumerate(filter(None, rows))]
 
 
 def group_positions(

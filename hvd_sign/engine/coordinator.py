@@ -67,9 +67,9 @@ class Response(NamedTuple):
     clash: str | None = None
 
 
-SECONDS = 3
+TOLD_IN_VAIN = 3
 """How often voters tell of their waiting elsewhere before it is believed to be in vain: who has
-come out of it tells no more, but what he told may be on its way."""
+come out of it tells no more, but what it told may be on its way."""
 
 Tally = Callable[[str, list[bytes]], bytes]
 """The verdict of the vote of this name, from all voters' ballots."""
@@ -229,7 +229,8 @@ class MailboxCoordinator:
             gone = sorted(voter for voter, joins in self._joined.items() if joins > requested_in)
             complete = len(claims) == self._transport.size
             waits = self._elsewhere.get(name, {})
-            if waits and not complete and all(wait.times >= SECONDS for wait in waits.values()):
+            in_vain = all(wait.times >= TOLD_IN_VAIN for wait in waits.values())
+            if waits and in_vain and not complete:
                 decided.append((name, self._clash(name, claims)))
                 continue
             if not complete and all(voter in claims for voter in gone):

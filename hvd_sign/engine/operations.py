@@ -210,8 +210,9 @@ class NamedStream(Stream, ABC):
             self._refuse(kind, name, reason(error))
             raise
 
-    def wait_elsewhere(self, name: str, op: str, ended: Callable[[], bool]) -> None:
-        """Tells that this rank waits for an operation of another library's.
+    @contextmanager
+    def waiting_elsewhere(self, name: str, op: str) -> Iterator[None]:
+        """Within it this rank waits for an operation of another library's.
 
         If it waits in vain, because all other ranks ask for a call of that name, those calls end in
         the same error. Not where it could wait for ever: over Horovod's own collectives.
@@ -219,13 +220,13 @@ class NamedStream(Stream, ABC):
         Args:
             name: of the operation.
             op: what it is.
-            ended: whether it has.
         """
         if not self._coordinator.can_leave or self.transport.size == 1:
+            yield
             return
-        with self.engine.lock:
-            self._elsewhere.begin(name, op, ended)
         self.engine.start()
+        with self._elsewhere.waiting(name, op):
+            yield
 
     def _refuse(self, kind: str, name: str | None, why: str) -> None:
         with self.engine.lock:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import Event
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from hvd_sign.core import process
@@ -303,8 +302,7 @@ class HorovodBackend:
             self._reducing.add(members)
             self.adhoc(process_set).open_dense()
 
-    @contextmanager
-    def dense(self, op: str, process_set: Any, name: str | None) -> Iterator[None]:
+    def dense(self, op: str, process_set: Any, name: str | None) -> AbstractContextManager[None]:
         """Within it this rank waits for Horovod; ranks that vote under the same name hear of that.
 
         Args:
@@ -312,16 +310,13 @@ class HorovodBackend:
             process_set: among whom.
             name: the operation's; without one nobody can mean it.
         """
-        over = Event()
+        stream = None
         if name is not None and self._world is not None and self._world.alive:
             # Not made here, which is collective: Horovod's operations need no such order.
             stream = self._world.opened(self.members(process_set))
-            if stream is not None:
-                stream.wait_elsewhere(name, op, over.is_set)
-        try:
-            yield
-        finally:
-            over.set()
+        if name is None or stream is None:
+            return nullcontext()
+        return stream.waiting_elsewhere(name, op)
 
     def _meet(self, **claim: Any) -> None:
         """Waits, where anybody votes, until all ranks have come to change the process sets."""

@@ -122,11 +122,17 @@ def terms(options: VoteOptions, transport: Transport, rule: VoteRule) -> dict[st
     weights = weights_of(rule, initial_of(rule, voters), voters)
     if weights is not None:
         said["weights"] = weights.tolist()
-    names = sorted(EXCHANGES) if options.exchange == AUTO else [options.exchange]
-    if not OWN.issuperset(names):
+    names = foreign(options)
+    if names:
         said["exchanges"] = names
         said["owners"] = {name: _owners(get_exchange(name), voters) for name in names}
     return said
+
+
+def foreign(options: VoteOptions) -> list[str]:
+    """The user's exchanges that may hold such votes: what they say may differ between ranks."""
+    names = sorted(EXCHANGES) if options.exchange == AUTO else [options.exchange]
+    return [name for name in names if name not in OWN]
 
 
 @cache

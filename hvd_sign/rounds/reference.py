@@ -69,15 +69,7 @@ class ReferenceRound(Round):
         nonfinite: int = 0,
         sizes: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """Packs and seals this rank's ballot; called by exchanges.
-
-        Args:
-            operands: one for each of the bucket's tensors.
-            joined: this rank has no more data.
-            sender: its number among those whose ballots meet; the exchange's own by default.
-            nonfinite: chunks with NaN or Inf that were met before.
-            sizes: float32[len(operands)], mean absolute signals in the place of their own.
-        """
+        """Packs and seals this rank's ballot; called by exchanges, whose ``Round`` documents it."""
         with recorder.timed("pack_seconds"), self.span("pack"):
             number = self.exchange.number if sender is None else sender
             self._pack(operands, joined, number, nonfinite, sizes)

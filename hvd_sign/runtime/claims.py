@@ -11,32 +11,35 @@ from hvd_sign.core.buckets import TensorSpec, check_bucket_bytes
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.engine.progress import Stream
 from hvd_sign.errors import DisagreementError
-from hvd_sign.exchanges import AUTO, EXCHANGES, OWN
 from hvd_sign.rounds.base import Round
-from hvd_sign.rounds.choice import check_possible, terms
+from hvd_sign.rounds.choice import check_possible, foreign, terms
 from hvd_sign.votes import VoteRule
 
 
 def made_alike(
     stream: Stream, options: VoteOptions, make: Callable[[], list[Round]]
 ) -> list[Round]:
-    """What ``make`` makes, once ranks agree on what ``auto`` chose among exchanges of the user's.
+    """What ``make`` plans by the costs of exchanges, once ranks agree on it if any is the user's.
 
     Raises:
-        DisagreementError: on all ranks alike: they chose differently, or one could not choose.
+        DisagreementError: on all ranks alike: they planned differently, or one could not plan.
     """
-    if options.exchange != AUTO or OWN.issuperset(EXCHANGES):
+    if not foreign(options):
         return make()
     rounds, refused = list[Round](), None
     try:
         rounds = make()
-        claim: dict[str, Any] = {"exchanges": [vote.options.exchange for vote in rounds]}
+        claim: dict[str, Any] = {
+            "exchanges": [vote.options.exchange for vote in rounds],
+            "blocks": [vote.bucket.blocks for vote in rounds],
+            "segments": [vote.segments for vote in rounds],
+        }
     except Exception as error:  # whatever it is, the others would wait for this rank
         refused, claim = error, {REFUSED: reason(error)}
     claims = stream.transport.gather_objects(claim)
     if refused is not None:
         raise refused
-    who = "exchange='auto'"
+    who = "planning"
     sentence = refusal(who, claims) or disagreement(who, claims)
     if sentence is not None:
         raise DisagreementError(sentence)

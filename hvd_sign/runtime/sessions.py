@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core import kernels
-from hvd_sign.core.buckets import Bucket, TensorSpec, plan_buckets
+from hvd_sign.core.buckets import Bucket, TensorSpec, apart, plan_buckets
 from hvd_sign.core.observe import observers
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.stats import recorder
@@ -71,30 +71,32 @@ class VoteSession:
         agree_on_session(stream, specs, rule, options, bucket_bytes, groups)
         if AUTO in (options.exchange, bucket_bytes) and stream.transport.link is None:
             stream.transport.link = load_or_measure(stream.transport)
-        if isinstance(bucket_bytes, str):
-            sizes = (spec.size for spec in specs)
-            bucket_bytes = planned_bucket_bytes(sizes, options, stream.transport)
-        buckets = plan_buckets(specs, bucket_bytes, groups)
         self.stream = stream
         self.options = options
-        self._algorithm = make_algorithm(options.algorithm)
-        if type(rule) is MajorityVote:
-            told = ()
-        buckets = _apart(buckets, told)
-        how = self._algorithm, options, stream.transport, stream.number
-        subjects = [
-            Subject(bucket, MajorityVote() if bucket.specs[0].ordinal in told else rule, *how)
-            for bucket in buckets
-        ]
-        self._rounds = made_alike(stream, options, lambda: list(map(make_round, subjects)))
+        self._algorithm = algorithm = make_algorithm(options.algorithm)
+        majority = MajorityVote()
+        told = () if rule == majority else told
+
+        def make() -> list[Round]:
+            size = bucket_bytes
+            if isinstance(size, str):
+                sizes = (spec.size for spec in specs)
+                size = planned_bucket_bytes(sizes, options, stream.transport)
+            where, rounds = (stream.transport, stream.number), []
+            for bucket in apart(plan_buckets(specs, size, groups), told):
+                decides = majority if bucket.specs[0].ordinal in told else rule
+                rounds.append(make_round(Subject(bucket, decides, algorithm, options, *where)))
+            return rounds
+
+        self._rounds = made_alike(stream, options, make)
         self._rule = rule
         self._learned = initial_of(rule, stream.transport.size)
         stream.starts_ahead = all(vote.starts_ahead for vote in self._rounds)
         self._bucket_of = {
-            spec.ordinal: bucket.index for bucket in buckets for spec in bucket.specs
+            spec.ordinal: bucket.index for bucket in self.buckets for spec in bucket.specs
         }
         self._operands: dict[int, Operand] = {}
-        self._waiting = [0] * len(buckets)
+        self._waiting = [0] * len(self._rounds)
         self._handles: list[Handle] = []
         self._launched: list[list[Operand]] = []
         self._restore: weakref.WeakMethod[Callable[[], None]] | None = None
@@ -389,12 +391,3 @@ def _failing(error: Exception) -> Iterator[Pending]:
     """A vote that raises at once."""
     raise error
     yield
-
-
-def _apart(buckets: list[Bucket], told: Collection[int]) -> list[Bucket]:
-    """The buckets with the tensors of some ordinals in one of their own, the last."""
-    if not told:
-        return buckets
-    rows = [tuple(s for s in bucket.specs if s.ordinal not in told) for bucket in buckets]
-    rows.append(tuple(s for bucket in buckets for s in bucket.specs if s.ordinal in told))
-    return [Bucket(index, row) for index, row in enumerate(filter(None, rows))]

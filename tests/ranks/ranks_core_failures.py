@@ -253,8 +253,9 @@ def test_what_is_told_is_decided_by_majority_whatever_the_rule(world):
 
 
 @pytest.mark.ranks(2)
+@pytest.mark.parametrize("exchange", ["auto", "fancied"])
 @pytest.mark.parametrize("differs", ["costs", "raises"])
-def test_ranks_agree_on_what_a_users_exchange_makes_auto_choose(world, differs):
+def test_ranks_agree_on_what_a_users_exchange_plans(world, differs, exchange):
     class Fancied(Server):
         name = "fancied"
 
@@ -262,14 +263,24 @@ def test_ranks_agree_on_what_a_users_exchange_makes_auto_choose(world, differs):
         def parts(cls, link, load):
             if differs == "raises" and hvd.rank() == 1:
                 raise KeyError("no constants")
-            return Parts(0, 0, 1e-9 if hvd.rank() == 0 or differs == "raises" else 1e9)
+            cost = 1e-9 if hvd.rank() == 0 or differs == "raises" else 1e9
+            return Parts(0, cost, cost)
 
     register(Fancied)
     try:
         error = KeyError if differs == "raises" and world.rank == 1 else DisagreementError
-        sentence = "exchanges differs" if differs == "costs" else "no constants"
+        key = {"auto": "exchanges", "fancied": "segments"}[exchange]
+        sentence = f"planning: {key} differs" if differs == "costs" else "no constants"
+        big = TensorSpec("big", (10_000_000,), "float32", 0)
         with pytest.raises(error, match=sentence):
-            session(world, exchange="auto")
+            hvd.ranks().world.session(
+                range(world.size),
+                None,
+                [big],
+                MajorityVote(),
+                VoteOptions(exchange=exchange),
+                bucket_bytes="auto",
+            )
     finally:
         del EXCHANGES["fancied"]
     assert (step(session(world)) == 1).all()
