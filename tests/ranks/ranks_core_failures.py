@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -266,13 +268,16 @@ def test_ranks_agree_on_what_a_users_exchange_plans(world, differs, exchange):
             cost = 1e-9 if hvd.rank() == 0 or differs == "raises" else 1e9
             return Parts(0, cost, cost)
 
+    error = KeyError if differs == "raises" and world.rank == 1 else DisagreementError
+    key = {"auto": "exchanges", "fancied": "segments"}[exchange]
+    sentence = f"planning: {key} differs" if differs == "costs" else "no constants"
+    expected = pytest.raises(error, match=sentence)
+    if sentence.startswith("planning: segments") and os.environ.get("HVD_SIGN_ENGINE") == "python":
+        expected = nullcontext()  # Python's engine sends a bucket in one piece, whatever it costs
     register(Fancied)
     try:
-        error = KeyError if differs == "raises" and world.rank == 1 else DisagreementError
-        key = {"auto": "exchanges", "fancied": "segments"}[exchange]
-        sentence = f"planning: {key} differs" if differs == "costs" else "no constants"
         big = TensorSpec("big", (10_000_000,), "float32", 0)
-        with pytest.raises(error, match=sentence):
+        with expected:
             hvd.ranks().world.session(
                 range(world.size),
                 None,
