@@ -41,9 +41,10 @@ def overflow_is_meant() -> Iterator[None]:
 
 
 def formula(m: np.ndarray, g: np.ndarray, linear: Factors, u: float) -> tuple[Any, Any]:
-    """Signal and next state, in the type of m and g."""
+    """Signal and next state, in the type of m and g; what is below the normal numbers is 0."""
     a, b, c, d, u = (m.dtype.type(x) for x in (*linear, u))
-    return a * m + b * (u * g), c * m + d * (u * g)
+    made = a * m + b * (u * g), c * m + d * (u * g)
+    return tuple(np.where(np.abs(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x) for x in made)
 
 
 class Outcome(NamedTuple):

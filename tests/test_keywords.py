@@ -14,7 +14,7 @@ import hvd_sign
 REPO = Path(__file__).resolve().parent.parent
 KEYWORDS = [field.name for field in fields(hvd_sign.VoteOptions)]
 ONLY_OPTIMIZERS = {"nonfinite"}
-NOT_NUMPYS = {"nonfinite", "algorithm"}
+NOT_NUMPYS = {"nonfinite"}
 TAKERS = {
     "torch/hvd_sign_torch/voting_optimizer.py": ("DistributedOptimizer", set()),
     "torch/hvd_sign_torch/ops.py": ("allreduce", ONLY_OPTIMIZERS),

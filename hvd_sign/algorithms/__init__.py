@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from hvd_sign.algorithms.base import IDENTITY, Algorithm, Linear, checked, stepped
+from hvd_sign.algorithms.lion import Lion
 from hvd_sign.algorithms.sign import Sign
+from hvd_sign.algorithms.signum import Signum
 
-ALGORITHMS: dict[str, type[Algorithm]] = {algorithm.name: algorithm for algorithm in (Sign,)}
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    algorithm.name: algorithm for algorithm in (Sign, Signum, Lion)
+}
 
 
 def make_algorithm(value: object) -> Algorithm:
@@ -24,4 +28,14 @@ def make_algorithm(value: object) -> Algorithm:
     raise ValueError(f"algorithm: expected an Algorithm, or one of {names}, got {value!r}")
 
 
-__all__ = ["ALGORITHMS", "IDENTITY", "Algorithm", "Linear", "Sign", "make_algorithm", "stepped"]
+__all__ = [
+    "ALGORITHMS",
+    "IDENTITY",
+    "Algorithm",
+    "Linear",
+    "Lion",
+    "Sign",
+    "Signum",
+    "make_algorithm",
+    "stepped",
+]

@@ -12,7 +12,8 @@ class Linear(NamedTuple):
     """Coefficients of an algorithm that the kernels compute in the same pass as they pack.
 
     With one plane m and the gradient g: signal = signal_state m + signal_gradient g, then
-    m = next_state m + next_gradient g; each product and sum is rounded, in fp32 (fp64 for fp64).
+    m = next_state m + next_gradient g; each product and sum is rounded, in fp32 (fp64 for fp64),
+    and both results are 0 where they are below the normal numbers.
     """
 
     signal_state: float
@@ -35,7 +36,8 @@ class Algorithm(ABC):
     from step to step are arrays that the session owns, one for each of ``planes`` and each tensor,
     zeros at first, on the tensor's own device. They are committed when the step counts, and stay as
     they were in each chunk of 4096 coordinates in which the gradient, the signal or what would be
-    kept is not finite.
+    kept is not finite. A signal and what is kept are 0 where they are below the normal numbers, so
+    that what no gradient feeds comes to rest.
 
     Attributes:
         name: in the registry.
@@ -73,6 +75,14 @@ class Algorithm(ABC):
         return f"{type(self).__name__}({given})"
 
 
+def coefficient(algorithm: Algorithm, argument: str, value: object) -> None:
+    """Raises ValueError unless a hyper-parameter is a number in [0, 1)."""
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(
+            f"{algorithm.name}: {argument}: expected a number in [0, 1), got {value!r}"
+        )
+
+
 def checked(algorithm: Algorithm) -> Algorithm:
     """The algorithm.
 
@@ -104,7 +114,7 @@ def checked(algorithm: Algorithm) -> Algorithm:
 def stepped(
     algorithm: Algorithm, gradient: Any, state: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """What the algorithm's step makes of flat arrays.
+    """What the algorithm's step makes of flat arrays, without subnormals.
 
     Raises:
         ValueError: it is not the signal and the new arrays, of the gradient's shape and type.
@@ -116,12 +126,18 @@ def stepped(
             arrays = [signal, *new.values()]
             wanted = gradient.shape, gradient.dtype
             if all((getattr(a, "shape", 0), getattr(a, "dtype", 0)) == wanted for a in arrays):
-                return signal, new
+                return _normal(signal), {name: _normal(array) for name, array in new.items()}
     raise ValueError(
         f"algorithm: {algorithm!r}: step(): expected (signal, new arrays by the names of "
         f"{algorithm.planes}), all of shape {tuple(gradient.shape)} and type {gradient.dtype}, got "
         f"{_described(made)}"
     )
+
+
+def _normal(array: Any) -> Any:
+    """The array, 0 where it is below the normal numbers of its type."""
+    least = 2.0**-1022 if "64" in str(array.dtype) else 2.0**-126
+    return array * (abs(array) >= least)
 
 
 def _is_identifier(value: object) -> bool:

@@ -71,6 +71,15 @@ class States:
                     found[f"{name}/{spec.ordinal}"] = numbers.copy()
         return found
 
+    def held(self) -> dict[str, Any]:
+        """The arrays themselves, where they live, by plane and the tensor's ordinal."""
+        return {
+            f"{name}/{spec.ordinal}": array
+            for spec, state in zip(self._specs, self._states, strict=True)
+            if state is not None
+            for name, array in state.current.items()
+        }
+
     def check(self, arrays: Mapping[str, npt.NDArray[Any]]) -> set[str]:
         """Checks those of ``arrays`` that ``load()`` would take; changes nothing.
 

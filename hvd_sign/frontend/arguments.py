@@ -15,7 +15,7 @@ from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 
 
 def op_of(compression: Any, op: Any, none: Any) -> Any:
-    """The operation that two arguments ask for: ``Compression.sign`` alone asks for a vote.
+    """The operation that two arguments ask for: a compressor of signs alone asks for a vote.
 
     Args:
         compression: a compressor of the binding's.
@@ -24,16 +24,23 @@ def op_of(compression: Any, op: Any, none: Any) -> Any:
 
     Raises:
         ValueError: they contradict each other, or ``op`` is a name.
+        TypeError: ``compression`` is what makes a compressor, and was not called.
     """
     if isinstance(op, str):
         make_rule(op)
+    if not hasattr(compression, "compress") and callable(compression):
+        name = getattr(compression, "__name__", compression)
+        raise TypeError(
+            f"compression: expected a compressor, such as hvd.Compression.{name}(), got "
+            f"hvd.Compression.{name} itself, which makes one"
+        )
     if isinstance(compression, SignCompressor):
         if op is None:
             return MajorityVote
         if not is_vote_rule(op):
             raise ValueError(
-                f"compression: hvd.Compression.sign packs ballots, which need "
-                f"op=hvd.MajorityVote, got op={op!r}"
+                f"compression: {compression!r} packs ballots, which need op=hvd.MajorityVote, got "
+                f"op={op!r}"
             )
     elif is_vote_rule(op) and compression is not none:
         raise ValueError(
@@ -43,14 +50,33 @@ def op_of(compression: Any, op: Any, none: Any) -> Any:
     return op
 
 
+def keywords_of(compression: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """A vote's keywords, and the algorithm of its compressor among them.
+
+    Raises:
+        ValueError: another one is given too.
+    """
+    if not isinstance(compression, SignCompressor):
+        return given
+    algorithm = given.get("algorithm")
+    if algorithm is None:
+        return {**given, "algorithm": compression.algorithm}
+    if (
+        compression.algorithm.linear() != IDENTITY
+        and make_algorithm(algorithm) != compression.algorithm
+    ):
+        raise ValueError(f"algorithm: compression={compression!r} has its own, got {algorithm!r}")
+    return given
+
+
 def op_of_call(
     compression: Any,
     op: Any,
     none: Any,
     given: dict[str, Any],
     refusing: Callable[[], AbstractContextManager[None]],
-) -> Any:
-    """``op_of`` for a single call, whose options of votes need a vote.
+) -> tuple[Any, dict[str, Any]]:
+    """``op_of`` and ``keywords_of`` for a single call, whose options of votes need a vote.
 
     Args:
         compression, op, none: of ``op_of``.
@@ -65,10 +91,10 @@ def op_of_call(
         op = op_of(compression, op, none)
         if not is_vote_rule(op):
             refuse_vote_options(given)
+        return op, keywords_of(compression, given)
     except (TypeError, ValueError):
         with refusing():
             raise
-    return op
 
 
 def vote_options(given: dict[str, Any]) -> VoteOptions:
@@ -98,11 +124,6 @@ def call_options(given: dict[str, Any]) -> VoteOptions:
     if options.nonfinite == "skip":
         raise ValueError(
             "nonfinite: 'skip' leaves out an optimizer's step; an allreduce can only 'abstain'"
-        )
-    if options.algorithm.planes:
-        raise ValueError(
-            f"algorithm: {options.algorithm!r} keeps state from step to step, which an optimizer "
-            "has; expected one without state, such as 'sign'"
         )
     return options
 

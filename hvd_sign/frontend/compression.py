@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hvd_sign.algorithms import ALGORITHMS, IDENTITY, Lion, Signum, make_algorithm, stepped
 from hvd_sign.frontend.signs import pack_signs, unpack_signs
 
 
@@ -65,19 +66,57 @@ class FP16Compressor(Compressor):
 
 
 class SignCompressor(Compressor):
-    """Sends one bit a coordinate: 1 = negative; zero counts as positive.
+    """Sends one bit a coordinate of an algorithm's signal: 1 = negative; zero counts as positive.
 
     The payload of d coordinates is uint8[ceil(d/8)], little-endian within a byte.
+
+    Args:
+        algorithm: chooses the signal: an ``Algorithm``, or the name of one.
+
+    Attributes:
+        algorithm: that one.
+
+    Raises:
+        ValueError: an unknown algorithm.
     """
+
+    def __init__(self, algorithm: Any = "sign") -> None:
+        self.algorithm = make_algorithm(algorithm)
+        self._states: dict[str, dict[str, npt.NDArray[Any]]] = {}
 
     def compress(self, array: Any, name: str | None = None) -> tuple[Any, Any]:
         """Packs signs.
 
         Raises:
             TypeError: not fp32, fp64, fp16 or bf16.
-            ValueError: NaN or Inf, which have no sign to vote with.
+            ValueError: NaN or Inf, which have no sign to vote with; no name, or another size under
+                it than before, with an algorithm that keeps something.
         """
-        return pack_signs(array), (array.shape, array.dtype)
+        signal = array
+        if self.algorithm.linear() != IDENTITY:
+            signal = self._signal(np.asarray(array), name)
+        return pack_signs(signal), (array.shape, array.dtype)
+
+    def _signal(self, array: npt.NDArray[Any], name: str | None) -> npt.NDArray[Any]:
+        flat = array.reshape(-1)
+        flat = flat.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
+        who = f"compress: name: {self.algorithm!r} keeps what belongs to a tensor under its name"
+        if self.algorithm.planes and name is None:
+            raise ValueError(f"{who}; expected one, got None")
+        old = self._states.get(name or "")
+        if old is None:
+            old = {plane: np.zeros_like(flat) for plane in self.algorithm.planes}
+        for kept in old.values():
+            if kept.size != flat.size:
+                raise ValueError(
+                    f"{who}; expected {kept.size} coordinates of {name!r}, got {flat.size}"
+                )
+        signal, new = stepped(self.algorithm, flat, old)
+        if not all(np.isfinite(made).all() for made in (signal, *new.values())):
+            raise ValueError(f"compress: {name!r}: expected finite numbers, got NaN or Inf")
+        if new:
+            self._states[name or ""] = new
+        return np.asarray(signal)
 
     def decompress(self, payload: Any, context: Any) -> Any:
         """Unpacks to +-1."""
@@ -86,28 +125,65 @@ class SignCompressor(Compressor):
 
 
 class VoteCompressor(SignCompressor):
-    """A switch: an operation that is given it votes; where none is held, it is refused.
+    """What an operation is given that is to vote: by which algorithm. Also one of a user's own.
 
-    What votes packs the signs itself and never calls ``compress()``. Whatever else calls that,
-    Horovod's own functions included, would add up packed bits.
+    What votes packs the signs itself, with state of its own, and never calls ``compress()``.
+    Whatever else calls that, Horovod's own functions included, would add up packed bits.
     """
 
     def compress(self, array: Any, name: str | None = None) -> tuple[Any, Any]:
         """Raises ValueError: nothing is voted on."""
         raise ValueError(
-            "compression: hvd.Compression.sign asks for a vote, which only allreduce and "
-            "grouped_allreduce hold, and what hvd_sign's DistributedOptimizer or "
-            "DistributedGradientTape wraps; expected Compression.none or fp16"
+            f"compression: {self!r} asks for a vote, which only allreduce and grouped_allreduce "
+            "hold, and what hvd_sign's DistributedOptimizer or DistributedGradientTape wraps; "
+            "expected Compression.none or fp16"
         )
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in vars(self.algorithm).items())
+        name = self.algorithm.name
+        if name == "sign":
+            return "hvd.Compression.sign"
+        return (
+            f"hvd.Compression.{name}({given})"
+            if name in ALGORITHMS
+            else f"hvd.VoteCompressor({self.algorithm!r})"
+        )
+
+
+class VoteCompressions:
+    """The compressors of a binding's ``Compression`` by which operations vote."""
+
+    sign = VoteCompressor()
+
+    @staticmethod
+    def signum(beta: float = 0.9) -> VoteCompressor:
+        """Votes on each rank's momentum; see ``hvd_sign.algorithms.Signum``."""
+        return VoteCompressor(Signum(beta))
+
+    @staticmethod
+    def lion(beta1: float = 0.9, beta2: float = 0.99) -> VoteCompressor:
+        """Votes as Lion does; see ``hvd_sign.algorithms.Lion``."""
+        return VoteCompressor(Lion(beta1, beta2))
 
 
 class Compression:
     """Compressors of numpy's arrays.
 
-    ``sign`` packs what a ballot holds. In the bindings ``Compression.sign`` is a switch that turns
-    voting on, whose ``compress()`` no vote calls.
+    Those of signs pack what a ballot holds. The bindings' ``Compression`` has the same names for
+    what turns voting on, whose ``compress()`` no vote calls.
     """
 
     none = NoneCompressor()
     fp16 = FP16Compressor()
     sign = SignCompressor()
+
+    @staticmethod
+    def signum(beta: float = 0.9) -> SignCompressor:
+        """Packs the signs of the running mean of what came under a name."""
+        return SignCompressor(Signum(beta))
+
+    @staticmethod
+    def lion(beta1: float = 0.9, beta2: float = 0.99) -> SignCompressor:
+        """Packs what Lion votes on, of what came under a name."""
+        return SignCompressor(Lion(beta1, beta2))

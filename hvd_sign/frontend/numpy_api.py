@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.buckets import check_dtype
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.process import load_mpi
@@ -33,6 +34,7 @@ def allreduce(
     scale: str = "none",
     local: str = "vote",
     fallback: str | None = None,
+    algorithm: Any = "sign",
 ) -> npt.NDArray[Any]:
     """Decides each coordinate of ``array`` by a vote of all ranks. Blocks.
 
@@ -53,6 +55,7 @@ def allreduce(
         scale: see there.
         local: see there.
         fallback: see there.
+        algorithm: see there. What it keeps belongs to ``name``, which it then needs.
 
     Returns:
         An array like ``array`` of the verdict in {-1, 0, +1}, times the scale.
@@ -75,7 +78,13 @@ def allreduce(
         rule = make_rule(op)
         check_exchange(exchange)
         options = VoteOptions(
-            ties=ties, exchange=exchange, seed=seed, scale=scale, local=local, fallback=fallback
+            ties=ties,
+            exchange=exchange,
+            seed=seed,
+            scale=scale,
+            local=local,
+            fallback=fallback,
+            algorithm=make_algorithm(algorithm),
         )
         signal = np.asarray(array, order="C")
         check_dtype("array", signal.dtype.name if signal.dtype.isnative else signal.dtype.str)

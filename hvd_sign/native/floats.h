@@ -20,7 +20,7 @@ To bits_as(From from) {
 struct Float32 {
   using Bits = uint32_t;
   using Arithmetic = float;
-  static constexpr Bits kSign = 0x80000000, kInfinity = 0x7F800000;
+  static constexpr Bits kSign = 0x80000000, kInfinity = 0x7F800000, kLeastNormal = 0x00800000;
   static float value(Bits bits) { return bits_as<float>(bits); }
   static Bits bits(float value) { return bits_as<Bits>(value); }
 };
@@ -29,6 +29,7 @@ struct Float64 {
   using Bits = uint64_t;
   using Arithmetic = double;
   static constexpr Bits kSign = 0x8000000000000000, kInfinity = 0x7FF0000000000000;
+  static constexpr Bits kLeastNormal = 0x0010000000000000;
   static double value(Bits bits) { return bits_as<double>(bits); }
   static Bits bits(double value) { return bits_as<Bits>(value); }
 };

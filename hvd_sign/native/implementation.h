@@ -47,7 +47,8 @@ struct Implementation {
   double (*abs_sum[kDtypes])(const void* blocks, size_t count, double sum);
 
   // By Dtype of the gradient: whole blocks of a * state + b * (unscale * gradient), in the
-  // arithmetic's type and each operation rounded. Tells whether all of them are finite.
+  // arithmetic's type and each operation rounded; what is below the normal numbers becomes 0. Tells
+  // whether all of them are finite.
   bool (*blend[kDtypes])(const void* state, const void* gradient, size_t blocks, double a, double b,
                          double unscale, void* to);
 

@@ -237,6 +237,7 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
   const Sum of_state = Number(a) - Sum{}, of_gradient = Number(b) - Sum{};
   const Sum u = Number(unscale) - Sum{};
   const Vector magnitude = Lanes<State>::all(uint64_t(State::kSign) - 1);
+  const Vector subnormal = Lanes<State>::all(State::kLeastNormal - 1);  // the largest
   const uint8_t* m = static_cast<const uint8_t*>(state);
   const uint8_t* g = static_cast<const uint8_t*>(gradient);
   uint8_t* at = static_cast<uint8_t*>(to);
@@ -244,8 +245,9 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
   for (size_t i = 0; i < blocks * size_t(kVectors<State>); ++i) {
     const Sum sum =
         of_state * Numbers<State>::load(m) + of_gradient * (u * Numbers<Float>::load(g));
-    highest = Lanes<State>::high(highest, vandq_u8(Vector(sum), magnitude));
-    store_vector(at, Vector(sum));
+    const Vector size = vandq_u8(Vector(sum), magnitude);
+    highest = Lanes<State>::high(highest, size);
+    store_vector(at, vandq_u8(Vector(sum), Lanes<State>::above(size, subnormal)));
     m += sizeof(Vector), at += sizeof(Vector);
     g += size_t(kLanes<State>) * sizeof(typename Float::Bits);
   }

@@ -82,7 +82,7 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
     const auto sum = State::bits(of_state * m + of_gradient * (u * g));
     const auto magnitude = sum & ~State::kSign;
     highest = magnitude > highest ? magnitude : highest;
-    store_bits<State>(to, i, sum);
+    store_bits<State>(to, i, magnitude < State::kLeastNormal ? typename State::Bits(0) : sum);
   }
   return highest < State::kInfinity;
 }

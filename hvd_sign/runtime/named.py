@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from hvd_sign.algorithms import make_algorithm
+from hvd_sign.algorithms import Algorithm, make_algorithm
 from hvd_sign.core.agreement import REFUSED
 from hvd_sign.core.buckets import BLOCK, Bucket, TensorSpec
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.stats import recorder
 from hvd_sign.devices import Operand
+from hvd_sign.devices.state import States
 from hvd_sign.engine.coordinator import Request, Response
 from hvd_sign.engine.operations import NamedStream, Operation
 from hvd_sign.engine.progress import Engine, Handle
@@ -102,6 +103,7 @@ class AdHocStream(NamedStream):
     def __init__(self, engine: Engine, transport: Transport, number: int) -> None:
         self._counts = Counts(KEPT_NAMES)
         self._rounds: OrderedDict[Any, Round] = OrderedDict()
+        self._states: dict[str, tuple[str, States]] = {}
         super().__init__(engine, transport, number)
 
     def vote(
@@ -144,8 +146,12 @@ class AdHocStream(NamedStream):
                     f"op: {rule} learns from step to step, which an optimizer has; expected a rule "
                     "that does not"
                 )
+            if options.algorithm.planes:
+                self._check_state(tensors, options.algorithm, name)
         blocks = sum(-(-math.prod(tensor.shape) // BLOCK) for tensor in tensors)
         carried = self._coordinator.carries_ballots and fits_inline(blocks, options)
+        # A ballot that travels may have to be packed again, which a state would see.
+        carried = carried and not options.algorithm.planes
         operation = VoteOperation(
             self,
             tensors,
@@ -157,6 +163,18 @@ class AdHocStream(NamedStream):
             said=said,
         )
         return self.enqueue(operation, name, finished)
+
+    def _check_state(
+        self, tensors: Sequence[Tensor], algorithm: Algorithm, name: str | None
+    ) -> None:
+        """Raises ValueError unless what an algorithm keeps can be kept, or fits what it keeps."""
+        who = f"name: {algorithm!r} keeps what belongs to a tensor under its name"
+        if name is None:
+            raise ValueError(f"{who}; expected one, got None")
+        layouts = _layouts(algorithm, tensors)
+        before, _ = self._states.get(name, (layouts, None))
+        if layouts != before:
+            raise ValueError(f"{who}; expected {before} for {name!r} as before, got {layouts}")
 
     def hold(self, name: str, operation: VoteOperation, transport: Transport) -> Iterator[Pending]:
         """The vote of an operation."""
@@ -182,10 +200,21 @@ class AdHocStream(NamedStream):
         count = operation.number if operation.step is None else operation.step
         step = crc32(name.encode()) << 32 | count
         vote.title = f"step {count} of {operation.kind} {name!r}"
+        if operation.options.algorithm.planes:
+            vote.states = self._states_of(name, operation, vote)
         yield from vote.run(step, [tensor.operand for tensor in operation.tensors])
+        vote.states.end(counts=True)
         self._rounds[key] = vote
         if len(self._rounds) > KEPT_ROUNDS:
             self._rounds.popitem(last=False)
+
+    def _states_of(self, name: str, operation: VoteOperation, vote: Round) -> States:
+        """What an algorithm keeps under a name, for the tensors of its last vote."""
+        layouts = _layouts(operation.options.algorithm, operation.tensors)
+        if name not in self._states:
+            states = States(vote.algorithm, vote.bucket.specs, tentative=False)
+            self._states[name] = layouts, states
+        return self._states[name][1]
 
     def _prepare(self, request: Request) -> Request:
         """Gives the vote's number, and its ballot if that travels with the request."""
@@ -232,3 +261,9 @@ class AdHocStream(NamedStream):
                 Bucket(0, specs), operation.rule, algorithm, options, self.transport, self.number
             )
         )
+
+
+def _layouts(algorithm: Algorithm, tensors: Sequence[Tensor]) -> str:
+    """An algorithm and the tensors that it keeps something for."""
+    shapes = ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in tensors)
+    return f"{algorithm!r} of {shapes}"

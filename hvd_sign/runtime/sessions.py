@@ -153,6 +153,10 @@ class VoteSession:
             kept |= vote.states.arrays()
         return kept
 
+    def held(self) -> dict[str, Any]:
+        """The algorithm's arrays themselves, where they live, by plane and ordinal."""
+        return {name: array for vote in self._rounds for name, array in vote.states.held().items()}
+
     def check_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Raises what ``load_state()`` would; changes nothing."""
         if self.under_way:

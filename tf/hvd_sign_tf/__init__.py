@@ -9,7 +9,7 @@ if runtime() == "horovod":
 else:
     from hvd_sign_tf.mpi import *
 
-from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign import MajorityVote, VoteCompressor, VoteStats, reset_vote_stats, vote_stats
 import hvd_sign_tf.keras as keras  # Horovod's may be an attribute already
 from hvd_sign_tf.ops import allreduce, grouped_allreduce
 from hvd_sign_tf.optimizer import DistributedOptimizer

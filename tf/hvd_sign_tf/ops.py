@@ -80,8 +80,8 @@ def _dense(who: str, tensor: Any) -> tf.Tensor:
 
 def _chosen(
     compression: Any, op: Any, name: str | None, process_set: Any, given: dict[str, Any]
-) -> Any:
-    """The operation that a call's arguments ask for; all ranks hear where they ask for none."""
+) -> tuple[Any, dict[str, Any]]:
+    """The operation that a call's arguments ask for, and its keywords; all ranks hear of errors."""
     return op_of_call(
         compression,
         op,
@@ -125,7 +125,7 @@ def allreduce(
         RuntimeError: within XLA, or in a graph without an order.
     """
     with told_as_horovod():
-        op = _chosen(compression, op, name, process_set, vote)
+        op, vote = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
         with backend.dense(DENSE_ALLREDUCE, process_set, name):
@@ -166,7 +166,7 @@ def grouped_allreduce(
 ) -> list[tf.Tensor]:
     """Horovod's ``grouped_allreduce``, or one vote on several tensors: see ``allreduce``."""
     with told_as_horovod():
-        op = _chosen(compression, op, name, process_set, vote)
+        op, vote = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         check_not_forked()
         with backend.dense(GROUPED_ALLREDUCE, process_set, name):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hvd_sign.core.options import VoteOptions
-from hvd_sign.frontend.arguments import gradient_settings, op_of
+from hvd_sign.frontend.arguments import gradient_settings, keywords_of, op_of
 from hvd_sign.runtime.sessions import BUCKET_BYTES
 from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.sign_compression import Compression
@@ -83,7 +83,7 @@ def make_settings(
     op = op_of(compression, op, Compression.none)
     options, bucket_bytes, groups = gradient_settings(
         op,
-        vote,
+        keywords_of(compression, vote),
         scaler="a LossScaleOptimizer" if poisons else None,
         bucket_bytes=bucket_bytes,
         passes=backward_passes_per_step,

@@ -26,7 +26,7 @@ if runtime() == "horovod":
 else:
     from hvd_sign_torch.mpi import *
 
-from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign import MajorityVote, VoteCompressor, VoteStats, reset_vote_stats, vote_stats
 from hvd_sign_torch.ops import (
     allreduce,
     allreduce_,
@@ -40,6 +40,7 @@ from hvd_sign_torch.ops import (
     synchronize,
 )
 from hvd_sign_torch.sign_compression import Compression
+from hvd_sign_torch.sign_optimizers import Lion, SignSGD, Signum
 from hvd_sign_torch.state import broadcast_optimizer_state
 from hvd_sign_torch.voting_optimizer import DistributedOptimizer
 from hvd_sign_torch.backend import add_process_set, init, join, remove_process_set, shutdown

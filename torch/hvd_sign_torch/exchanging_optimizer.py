@@ -5,7 +5,7 @@ from __future__ import annotations
 import copyreg
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -112,9 +112,14 @@ class ExchangingOptimizer:
             self._gradients.check_results()
         self._synchronized = False
         if self._counts:
-            self._wrapped.step()
+            with self._stepping():
+                self._wrapped.step()
         self._counts = True
         return loss
+
+    def _stepping(self) -> AbstractContextManager[None]:
+        """Within it the wrapped optimizer steps."""
+        return nullcontext()
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
         """Zeroes gradients.

@@ -111,7 +111,7 @@ def _start(
     given: dict[str, Any],
 ) -> Any:
     """One asynchronous call: Horovod's function called ``kind``, or a vote in its place."""
-    op = _chosen(Compression.none, op, name, process_set, given)
+    op, given = _chosen(Compression.none, op, name, process_set, given)
     if not is_vote_rule(op):
         operation = OPERATIONS[kind]
         handle = operation(tensors, average, name, op, *factors, process_set)
@@ -124,8 +124,8 @@ def _start(
 
 def _chosen(
     compression: Any, op: Any, name: str | None, process_set: Any, given: dict[str, Any]
-) -> Any:
-    """The operation that a call's arguments ask for; all ranks hear where they ask for none."""
+) -> tuple[Any, dict[str, Any]]:
+    """The operation that a call's arguments ask for, and its keywords; all ranks hear of errors."""
     return op_of_call(
         compression,
         op,
@@ -226,7 +226,7 @@ def allreduce(
             ranks alike, ranks that differ in shape, type or options. If only some ranks' arguments
             are refused, the others raise a ValueError that names those ranks and tells why.
     """
-    op = _chosen(compression, op, name, process_set, vote)
+    op, vote = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         with backend.dense(DENSE_ALLREDUCE, process_set, name):
             return OPERATIONS["allreduce"](  # type: ignore[no-any-return]
@@ -257,7 +257,7 @@ def grouped_allreduce(
     **vote: Any,
 ) -> list[torch.Tensor]:
     """``horovod.torch.grouped_allreduce``, or a vote: see ``allreduce``."""
-    op = _chosen(compression, op, name, process_set, vote)
+    op, vote = _chosen(compression, op, name, process_set, vote)
     if not is_vote_rule(op):
         with backend.dense(GROUPED_ALLREDUCE, process_set, name):
             return OPERATIONS["grouped_allreduce"](  # type: ignore[no-any-return]

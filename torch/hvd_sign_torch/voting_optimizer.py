@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from hvd_sign.core.buckets import check_bucket_bytes, group_positions
 from hvd_sign.engine.operations import GRADIENTS, Opening
-from hvd_sign.frontend.arguments import gradient_settings, op_of, refuse_vote_options
+from hvd_sign.frontend.arguments import gradient_settings, keywords_of, op_of, refuse_vote_options
 from hvd_sign.frontend.backends import HorovodBackend
 from hvd_sign.runtime.sessions import VoteSession
-from hvd_sign.votes import is_vote_rule, make_rule
+from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.backend import backend, horovod_api
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_votes import LAST, GradientVotes
 from hvd_sign_torch.parameters import parameter_names
 from hvd_sign_torch.sign_compression import Compression
+from hvd_sign_torch.sign_optimizers import SignOptimizer
 
 
 def _meet_first(optimizer: Any, backend: HorovodBackend, process_set: Any) -> None:
@@ -45,6 +46,12 @@ class VotingOptimizer(ExchangingOptimizer):
     def _session(self) -> VoteSession | None:
         """None on a rank outside of the process set."""
         return None if self._gradients is None else self._gradients.session
+
+    def _stepping(self) -> AbstractContextManager[None]:
+        """An optimizer of signs takes the verdicts as they are."""
+        if self._gradients is not None and isinstance(self._wrapped, SignOptimizer):
+            return self._wrapped.on_verdicts()
+        return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's, and under ``"hvd_sign"`` what the votes go on from.
@@ -115,6 +122,12 @@ def _arrays(kept: Any) -> dict[str, Any]:
     return arrays
 
 
+def _of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A vote's keywords by which it does what an optimizer of signs does."""
+    assert isinstance(optimizer, SignOptimizer)
+    return optimizer.vote_keywords()
+
+
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     optimizer: torch.optim.Optimizer,
     named_parameters: Any = None,
@@ -133,10 +146,12 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
 ) -> Any:
     """Horovod's ``DistributedOptimizer``, or one that votes on gradients.
 
-    It votes if ``compression`` is ``hvd.Compression.sign`` or ``op`` is ``hvd.MajorityVote``: each
-    rank sends the signs of its gradient, and ``p.grad`` becomes the majority's verdict in
-    {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291), which the wrapped optimizer then steps
-    on; a learning rate near 1e-4 fits SGD. Collective over ``process_set``.
+    It votes if ``compression`` is ``hvd.Compression.sign`` or its like, such as
+    ``hvd.Compression.signum(0.9)``, if ``op`` is ``hvd.MajorityVote``, or if the optimizer is
+    ``hvd.SignSGD``, ``hvd.Signum`` or ``hvd.Lion`` and neither is given: each rank sends the signs
+    of its gradient, or of what an algorithm makes of it, and ``p.grad`` becomes the majority's
+    verdict in {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291), which the wrapped optimizer
+    then steps on; a learning rate near 1e-4 fits SGD. Collective over ``process_set``.
 
     Horovod's arguments mean what they mean there. In a vote ``groups`` says which gradients share
     messages, and ``gradient_predivide_factor``, which changes no sign, has no effect. Sparse
@@ -169,6 +184,9 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         RuntimeError: ``hvd.init()`` was not called, or there is no MPI to vote over.
     """
     op = op_of(compression, op, Compression.none)
+    of_signs = compression is Compression.none and isinstance(optimizer, SignOptimizer)
+    if of_signs and op is None:
+        op = MajorityVote
     if not is_vote_rule(op):
         refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
         reducing = horovod_api.DistributedOptimizer(
@@ -190,6 +208,9 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     # Whoever is refused tells the others, who would wait for it in the opening.
     stream = backend.adhoc(process_set) if included else None
     with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
+        vote = keywords_of(compression, vote)
+        if of_signs and vote.get("algorithm") is None:
+            vote = _of_optimizer(optimizer) | {k: v for k, v in vote.items() if v is not None}
         options, bucket_bytes, groups = gradient_settings(
             op,
             vote,
