@@ -104,3 +104,46 @@ def test_statistics_are_a_snapshot():
     assert first.asdict() == hvd_sign.vote_stats().asdict()
     first.votes += 1
     assert hvd_sign.vote_stats().votes == first.votes - 1
+
+
+def test_momentum_belongs_to_a_name():
+    """Signs of v = 0.5 v + 0.5 g, two tensors in turns."""
+    compressor = hvd_sign.Compression.signum(0.5)
+    kept = {"a": np.zeros(5, np.float32), "b": np.zeros(70, np.float32)}
+    for step in range(6):
+        for name, v in kept.items():
+            g = np.random.default_rng([step, v.size]).standard_normal(v.size).astype(np.float32)
+            v[:] = np.float32(0.5) * v + np.float32(0.5) * g
+            payload, context = compressor.compress(g, name)
+            assert payload.nbytes == -(-v.size // 8)
+            np.testing.assert_array_equal(compressor.decompress(payload, context), np.sign(v))
+
+
+def test_lion_votes_on_another_mean_than_it_keeps():
+    compressor = hvd_sign.Compression.lion(0.5, 0.75)
+    payload, context = compressor.compress(np.array([4.0, -4.0], np.float32), "t")  # m = 1, -1
+    payload, context = compressor.compress(np.array([-0.5, 2.0], np.float32), "t")  # 0.25, 0.5
+    np.testing.assert_array_equal(compressor.decompress(payload, context), [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "message"),
+    [
+        (np.ones(3, np.float32), None, "expected one, got None"),
+        (np.ones(4, np.float32), "t", "expected 3 coordinates of 't', got 4"),
+        (np.array([1, np.nan, 1], np.float32), "t", "'t': expected finite numbers, got NaN or Inf"),
+    ],
+)
+def test_momentum_that_cannot_be_kept_is_refused(given, name, message):
+    compressor = hvd_sign.Compression.signum()
+    compressor.compress(np.ones(3, np.float32), "t")
+    with pytest.raises(ValueError, match=message):
+        compressor.compress(given, name)
+
+
+def test_what_asks_for_a_vote_compresses_nothing():
+    for algorithm, shown in (("sign", "sign"), ("signum", r"signum\(beta=0.9\)")):
+        with pytest.raises(ValueError, match=f"hvd.Compression.{shown} asks for a vote"):
+            hvd_sign.VoteCompressor(algorithm).compress(np.ones(3, np.float32), "t")
+    with pytest.raises(ValueError, match="algorithm: expected an Algorithm, or one of 'sign'"):
+        hvd_sign.VoteCompressor("magic")
