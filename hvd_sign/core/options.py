@@ -65,8 +65,9 @@ class VoteOptions:
             coordinates, or ``"skip"`` the step on all ranks, which only an optimizer's votes can.
         local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` (default)
             of its ranks, or the sign of their ``"mean"`` in fp32.
-        algorithm: chooses the signal that is voted on: an ``Algorithm``, or the name of one;
-            ``"sign"`` (default): the gradient itself.
+        algorithm: chooses the signal that is voted on: an ``Algorithm``, or the name of one:
+            ``"sign"`` (default), the gradient itself; ``"signum"`` or ``"lion"``, which keep
+            momentum on each rank. In a single vote what is kept belongs to its name.
         fallback: ``"allreduce"`` lets ``exchange="auto"`` take a dense fp32 allreduce for buckets
             that the cost model expects it to be faster for: the sign of the mean, or with ``scale``
             the mean itself, however far one rank moves it. None (default): everything is voted on.

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from additions.momentum import FusedMomentum
 from helpers import backward, gradients, named, parameters, plain, same_everywhere
 from reference import verdict
 
@@ -192,3 +193,26 @@ def test_compressors_that_are_no_ones_own(hvd):
         hvd.DistributedOptimizer(
             optimizer, compression=hvd.Compression.signum(0.5), algorithm="lion"
         )
+
+
+@pytest.mark.parametrize("size", [70, 30_000])
+def test_single_votes_by_a_compressor_keep_momentum_by_name(hvd, world, size):
+    """One of hvd_sign's own and a user's; the names' momenta are apart."""
+    compressors = {
+        "own": hvd.Compression.signum(0.75),
+        "user": hvd.VoteCompressor(FusedMomentum(0.75)),
+    }
+    kept = {what: [np.zeros(size, np.float32) for _ in range(world.size)] for what in compressors}
+    for turn in range(3):
+        for number, (what, compression) in enumerate(compressors.items()):
+            seeds = [[rank, turn, number] for rank in range(world.size)]
+            given = [
+                np.random.default_rng(seed).standard_normal(size, np.float32) for seed in seeds
+            ]
+            for v, g in zip(kept[what], given, strict=True):
+                v[:] = np.float32(0.75) * v + np.float32(0.25) * g
+            name, mine = f"{what} of {size}", torch.from_numpy(given[world.rank])
+            out = hvd.allreduce(mine, name=name, compression=compression)
+            verdict(kept[what], "coin").check(out.numpy())
+    with pytest.raises(ValueError, match="keeps what belongs to a tensor under its name"):
+        hvd.allreduce(torch.ones(3), compression=hvd.Compression.signum(0.75))

@@ -111,7 +111,7 @@ def allreduce(
     there an unnamed vote is called after its tensor.
 
     A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
-    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, and an ``algorithm`` without state.
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``algorithm``.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the

@@ -211,9 +211,10 @@ def allreduce(
     """``horovod.torch.allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
 
     A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
-    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, and an ``algorithm`` without state.
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``algorithm``.
 
-    ``compression=hvd.Compression.sign`` asks for a vote too.
+    ``compression=hvd.Compression.sign`` asks for a vote too, as does ``.signum(0.9)``, say, which
+    keeps momentum under the call's ``name``.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the
