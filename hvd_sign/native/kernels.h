@@ -45,8 +45,8 @@ PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages
 
 // A signal and a next state that are linear in the state m and the gradient g:
 // s = a m + b (u g) and m' = c m + d (u g). All is rounded to the type of the arithmetic, each
-// factor and after each operation: float64 beside a float64 gradient, else float32. An s or m' below
-// the normal numbers is 0, so that a state that nothing feeds comes to rest.
+// factor and after each operation: float64 beside a float64 gradient, else float32. An s or m'
+// below the normal numbers is 0, so that a state that nothing feeds comes to rest.
 struct Linear {
   double a, b, c, d;
   double unscale;  // u
