@@ -146,12 +146,13 @@ class AdHocStream(NamedStream):
                     f"op: {rule} learns from step to step, which an optimizer has; expected a rule "
                     "that does not"
                 )
-            if options.algorithm.planes:
-                self._check_state(tensors, options.algorithm, name)
+            algorithm = make_algorithm(options.algorithm)
+            if algorithm.planes:
+                self._check_state(tensors, algorithm, name)
         blocks = sum(-(-math.prod(tensor.shape) // BLOCK) for tensor in tensors)
         carried = self._coordinator.carries_ballots and fits_inline(blocks, options)
         # A ballot that travels may have to be packed again, which a state would see.
-        carried = carried and not options.algorithm.planes
+        carried = carried and not algorithm.planes
         operation = VoteOperation(
             self,
             tensors,
@@ -200,7 +201,7 @@ class AdHocStream(NamedStream):
         count = operation.number if operation.step is None else operation.step
         step = crc32(name.encode()) << 32 | count
         vote.title = f"step {count} of {operation.kind} {name!r}"
-        if operation.options.algorithm.planes:
+        if vote.algorithm.planes:
             vote.states = self._states_of(name, operation, vote)
         yield from vote.run(step, [tensor.operand for tensor in operation.tensors])
         vote.states.end(counts=True)
@@ -210,7 +211,7 @@ class AdHocStream(NamedStream):
 
     def _states_of(self, name: str, operation: VoteOperation, vote: Round) -> States:
         """What an algorithm keeps under a name, for the tensors of its last vote."""
-        layouts = _layouts(operation.options.algorithm, operation.tensors)
+        layouts = _layouts(vote.algorithm, operation.tensors)
         if name not in self._states:
             states = States(vote.algorithm, vote.bucket.specs, tentative=False)
             self._states[name] = layouts, states
