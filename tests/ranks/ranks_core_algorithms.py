@@ -98,13 +98,13 @@ def test_votes_are_those_of_the_paper(world, algorithm, exchange, ties):
             np.testing.assert_array_equal(votes.state()[name], wanted)
 
 
-@pytest.mark.parametrize("algorithm", [Signum(0.9), Lion(0.9, 0.99)], ids=repr)
+@pytest.mark.parametrize("algorithm", [Signum(0.9), Lion(0.8, 0.9)], ids=repr)
 def test_a_row_that_nobody_uses_any_more_comes_to_rest(world, algorithm):
     """It goes the way of its momentum while there is some, by no coin, and then stays."""
     spec = TensorSpec("embedding", (3, 64), "float32", 0)
     options = VoteOptions(algorithm=algorithm)
     votes = hvd.ranks().world.session(range(world.size), None, [spec], MajorityVote(), options)
-    steps = 1000 if algorithm.name == "signum" else 10_000
+    steps = 1000
     moved = np.zeros(spec.shape, np.float32)
     last = np.zeros(3, int)
     for step in range(steps):
@@ -120,7 +120,7 @@ def test_a_row_that_nobody_uses_any_more_comes_to_rest(world, algorithm):
     assert not moved[2].any()  # never used
     signs = np.where(np.arange(64) % 2, 1.0, -1.0)
     np.testing.assert_array_equal(moved[1], signs * (last[1] + 1))
-    assert 500 < last[1] < steps - 100  # of 2^-126 at 0.9 or 0.99 a step
+    assert 500 < last[1] < steps - 100  # momentum is 0.1 at first, and 2^-126 after 807 steps
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=repr)
