@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hvd_sign.core import kernels
 from hvd_sign.core.buckets import BLOCK
 from hvd_sign.core.places import CHUNK
 
@@ -27,5 +28,8 @@ def unsaid(
         says[: kept.size] = ~silent
         silent &= ~np.repeat(says.reshape(-1, BLOCK).any(1), BLOCK)[: kept.size]
     scale = np.repeat(sent.astype(kept.dtype), CHUNK)[: kept.size]
-    residual: npt.NDArray[Any] = kept - np.where(silent, 0, np.copysign(scale, kept))
+    with kernels.ExactFloats():
+        residual: npt.NDArray[Any] = kept - np.where(
+            silent, kept.dtype.type(0), np.copysign(scale, kept)
+        )
     return residual

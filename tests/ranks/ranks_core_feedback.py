@@ -40,6 +40,13 @@ class Stepped(EfSign):
 
 
 @dataclass(frozen=True)
+class Going(EfSign):
+    """Goes on without a gradient."""
+
+    absent = "zero"
+
+
+@dataclass(frozen=True)
 class FedLion(Lion):
     """Lion with error feedback."""
 
@@ -67,10 +74,13 @@ def ranks_of(world, algorithm, ties):
     return [[Rank(size, ties, betas) for size in sizes] for _ in range(world.size)]
 
 
-def check_step(world, votes, ranks, everyones, turn, ties, *, nodes=False):
+def check_step(world, votes, ranks, everyones, turn, ties, *, nodes=False, absent="abstain"):
     """One step: the verdict with its scale, and what this rank has left."""
     outs, counts = take_step(votes, everyones[world.rank], turn)
     assert counts
+    if absent == "zero":
+        nothing = np.zeros(SHAPES[3], np.float32)
+        everyones = [[*given[:3], nothing if given[3] is None else given[3]] for given in everyones]
     for ordinal, shape in enumerate(SHAPES):
         sides = [row[ordinal] for row in ranks]
         pairs = zip(sides, everyones, strict=True)
@@ -91,7 +101,7 @@ def check_kept(kept, sides, votes):
     assert set(votes.held()) == {name for name in kept if name.startswith("momentum")}
 
 
-ALGORITHMS = [EfSign(), EfSign(0.9), FedLion(), Stepped(), Stepped(0.9)]
+ALGORITHMS = [EfSign(), EfSign(0.9), Going(), FedLion(), Stepped(), Stepped(0.9)]
 
 
 @pytest.mark.parametrize("ties", ["coin", "zero", "positive"])
@@ -105,7 +115,8 @@ def test_votes_and_residuals_are_those_of_the_paper(world, algorithm, exchange, 
         everyones = [
             given_to(rank, turn, world.size, zeros=ties != "coin") for rank in range(world.size)
         ]
-        check_step(world, votes, ranks, everyones, turn, ties, nodes=exchange == "hierarchical")
+        nodes = exchange == "hierarchical"
+        check_step(world, votes, ranks, everyones, turn, ties, nodes=nodes, absent=algorithm.absent)
 
 
 @pytest.mark.parametrize("skips", [False, True])
@@ -227,7 +238,8 @@ def test_a_majority_of_different_data_is_still_no_mean(world):
     """1, 2 and -10 on three ranks: plain signs say +, and so does a majority of what each sends.
 
     Feedback makes each rank's own stream of signs right on average, not the majority of them. Among
-    coordinates that are larger, -10 is sent more often than 1 or 2, and the mean's sign comes out.
+    coordinates that are larger, and with noise, -10 is sent as minus more often than 1 and 2 are as
+    plus, and the mean's sign comes out.
     """
     if world.size != 3:
         pytest.skip("of three ranks")
@@ -239,11 +251,11 @@ def test_a_majority_of_different_data_is_still_no_mean(world):
 
     def among_larger(step):
         numbers = np.random.default_rng([world.rank, step]).standard_normal(1000) * 40
-        numbers[:100] = own
+        numbers[:100] = own + numbers[100:200] / 8
         return numbers
 
-    assert (drift(world, "sign", among_larger)[:100] > 0).all()
-    assert drift(world, EfSign(), among_larger)[:100].mean() < -0.5
+    assert drift(world, "sign", among_larger)[:100].mean() > 0
+    assert drift(world, EfSign(), among_larger)[:100].mean() < -1.5
 
 
 @pytest.mark.parametrize("size", [7, 5000])
