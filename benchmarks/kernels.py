@@ -46,7 +46,7 @@ WEIGHTED, COUNTED = "weighted", "and counted"
 TALLIES = (AWAKE, ASLEEP, TIES_ZERO, WEIGHTED, COUNTED)
 READ, COPY, PACKBITS = "read", "numpy.copyto", "numpy.packbits(x < 0)"
 LIMIT = "copy + read"
-MOMENTUM, LION = (0.9, 0.1, 0.9, 0.1), (0.9, 0.1, 0.99, 0.01)
+GRADIENT, MOMENTUM, LION = (0.0, 1.0, 0.0, 0.0), (0.9, 0.1, 0.9, 0.1), (0.9, 0.1, 0.99, 0.01)
 
 
 class Target(NamedTuple):
@@ -154,9 +154,17 @@ def linear_rows(
         call = partial(kernels.pack_linear, *arrays, geometry, 0, linear=linear, **cast)
         return Row(f"{label} {name}", call, size, signal.size, targets)
 
+    kept, sent = np.zeros_like(state), np.zeros(-(-signal.size // 4096), np.float32)
+    feedback = kept, kept, sent, np.zeros_like(sent)  # of a scale that stays 0
+    arrays = signal, None, None, messages
+    call = partial(kernels.pack_linear, *arrays, geometry, 0, linear=GRADIENT, feedback=feedback)
+    fed_back = Row(
+        f"error feedback + pack {name}", partial(call, want_abs=True, **cast), size, signal.size
+    )
     if name != "float32":
-        return [row("momentum + pack", state, MOMENTUM)]
+        return [row("momentum + pack", state, MOMENTUM), fed_back]
     rows = [
+        fed_back,
         row("momentum + pack", state, MOMENTUM, (Target("bandwidth", LIMIT, 0.8),)),
         row("lion + pack", state, LION, (Target("bandwidth", LIMIT, 0.8),)),
         row("momentum + pack, two states,", state.copy(), MOMENTUM),

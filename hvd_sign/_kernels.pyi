@@ -84,6 +84,7 @@ def pack_linear(
     c: float,
     d: float,
     unscale: float,
+    feedback: tuple[Any, Any, Any, Any] | None,
     ties: int,
     key: int,
     parity: int,

@@ -77,6 +77,44 @@ def test_sign_refuses_other_types(dtype):
         hvd_sign.Compression.sign.compress(np.zeros(3, dtype=dtype))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_error_feedback_sends_all_in_the_end(dtype, beta):
+    """What came out and what is left are what went in; the latter is told by one payload more."""
+    compressor = hvd_sign.Compression.ef_sign(beta)
+    draw = np.random.default_rng(4)
+    given, sent, left, v = (np.zeros((7, 11)) for _ in range(4))
+    for _ in range(300):
+        g = draw.standard_normal((7, 11)).astype(dtype)
+        payload, ctx = compressor.compress(g, name="layer")
+        assert payload.shape == (10,)
+        got = compressor.decompress(payload, ctx)
+        assert (got.dtype, got.shape) == (g.dtype, g.shape)
+        v = beta * v + (1 - beta) * g if beta else g
+        p = left + v
+        np.testing.assert_allclose(np.abs(got), np.abs(p).mean(), rtol=2e-3)
+        sure = np.abs(p) > 1e-2
+        np.testing.assert_array_equal(np.sign(got)[sure], np.sign(p)[sure])
+        given, sent = given + v, sent + got
+        left = given - sent
+    assert np.abs(left).max() < 20
+
+
+def test_error_feedback_literally():
+    compressor = hvd_sign.Compression.ef_sign()
+    for name in "ab":
+        payload, ctx = compressor.compress(np.array([1, -1, 6, 0], "float32"), name=name)
+        assert payload.tolist() == [0b0010]
+        assert compressor.decompress(payload, ctx).tolist() == [2, -2, 2, 2]
+    payload, ctx = compressor.compress(np.array([2, 0, -8, 1], "float32"), name="a")  # e: -1 1 4 -2
+    assert payload.tolist() == [0b1100]
+    assert compressor.decompress(payload, ctx).tolist() == [1.75, 1.75, -1.75, -1.75]
+    with pytest.raises(ValueError, match="expected one, got None"):
+        compressor.compress(np.ones(4, "float32"))
+    with pytest.raises(ValueError, match="expected 4 coordinates of 'a', got 5"):
+        compressor.compress(np.ones(5, "float32"), name="a")
+
+
 def test_compressing_changes_nothing_in_the_array():
     given = array((100,), "float32")
     before = given.copy()

@@ -44,6 +44,8 @@ def formula(
     m: np.ndarray, g: np.ndarray, linear: Factors, u: float, *, subnormals: bool = False
 ) -> tuple[Any, Any]:
     """Signal and next state, in the type of m and g; what is below the normal numbers is 0."""
+    if linear == SIGN and u == 1 and not m.any():
+        return g.copy(), m.copy()  # the gradient as it is
     a, b, c, d, u = (m.dtype.type(x) for x in (*linear, u))
     made = a * m + b * (u * g), c * m + d * (u * g)
     if subnormals:

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", minversion="2.1")
 pytest.importorskip("horovod.torch")
 
-from hvd_sign.algorithms import Algorithm, Sign
+from hvd_sign.algorithms import Algorithm, EfSign, Sign
 from hvd_sign.core.buckets import Bucket, TensorSpec
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.devices import Operand
@@ -173,14 +173,15 @@ class Lion(Algorithm):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("ties", ["coin", "zero", "positive"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_algorithm_keeps_the_same_on_the_host_and_on_a_device(dtype, ties, device):
+@pytest.mark.parametrize("algorithm", [Lion(), EfSign(), EfSign(0.5)], ids=repr)
+def test_an_algorithm_keeps_the_same_on_the_host_and_on_a_device(algorithm, dtype, ties, device):
     specs = tuple(
         TensorSpec(f"t{i}", (n,), str(dtype).removeprefix("torch."), i) for i, n in enumerate(SIZES)
     )
-    options = VoteOptions(ties=ties, exchange="allgather")
+    options = VoteOptions(ties=ties, exchange="allgather", algorithm=algorithm)
     votes = [
         ReferenceRound(
-            Subject(Bucket(0, specs), MajorityVote(), Lion(), options, LocalTransport(), 0)
+            Subject(Bucket(0, specs), MajorityVote(), algorithm, options, LocalTransport(), 0)
         )
         for _ in range(2)
     ]
@@ -193,12 +194,15 @@ def test_an_algorithm_keeps_the_same_on_the_host_and_on_a_device(dtype, ties, de
             operands = [make(s, out) for s, out in zip(where, places, strict=True)]
             for _ in vote.run(step, operands):
                 pass
+            vote.states.end(counts=True)
         for mine, theirs in zip(*outs, strict=True):
             assert torch.equal(mine, theirs.cpu())
         kept = [vote.states.arrays() for vote in votes]
-        assert kept[0].keys() == kept[1].keys() == {f"m/{i}" for i in range(len(SIZES))}
+        names = {f"{plane}/{i}" for plane in algorithm.keeps for i in range(len(SIZES))}
+        assert kept[0].keys() == kept[1].keys() == names
         for name, array in kept[0].items():
             np.testing.assert_array_equal(kept[1][name], array, strict=True)
     # The last chunk, which held Inf in each step, was never updated; the first one was.
-    assert not kept[0]["m/8"][8192:].any()
-    assert kept[0]["m/8"][:4096].any()
+    for plane in algorithm.keeps:
+        assert not kept[0][f"{plane}/8"][8192:].any()
+        assert kept[0][f"{plane}/8"][:4096].any()

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from hvd_sign.algorithms.base import IDENTITY, Algorithm, Linear, checked, stepped
+from hvd_sign.algorithms.base import (
+    IDENTITY,
+    RESIDUAL,
+    Algorithm,
+    Linear,
+    checked,
+    normal,
+    stepped,
+)
+from hvd_sign.algorithms.ef_sign import EfSign
 from hvd_sign.algorithms.lion import Lion
 from hvd_sign.algorithms.sign import Sign
 from hvd_sign.algorithms.signum import Signum
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (Sign, Signum, Lion)
+    algorithm.name: algorithm for algorithm in (Sign, Signum, Lion, EfSign)
 }
 
 
@@ -31,11 +40,14 @@ def make_algorithm(value: object) -> Algorithm:
 __all__ = [
     "ALGORITHMS",
     "IDENTITY",
+    "RESIDUAL",
     "Algorithm",
+    "EfSign",
     "Linear",
     "Lion",
     "Sign",
     "Signum",
     "make_algorithm",
+    "normal",
     "stepped",
 ]

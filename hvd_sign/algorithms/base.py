@@ -25,8 +25,11 @@ class Linear(NamedTuple):
 IDENTITY = Linear(0.0, 1.0, 0.0, 0.0)
 """The signal is the gradient."""
 
-RESERVED = frozenset({"step", "rule"})
-"""What else a checkpoint has beside the arrays."""
+RESIDUAL = "residual"
+"""The array that feedback keeps."""
+
+RESERVED = frozenset({"step", "rule", RESIDUAL})
+"""What else a checkpoint may have beside the arrays."""
 
 
 class Algorithm(ABC):
@@ -44,11 +47,16 @@ class Algorithm(ABC):
         planes: names of the arrays.
         absent: what a tensor without a gradient does in a step: ``"abstain"``, its arrays staying
             as they are, or ``"zero"``: as if its gradient were zeros.
+        feedback: what a ballot does not say of the signal is added to the next step's (error
+            feedback, Karimireddy et al. 2019, arXiv 1901.09847): with the residual e, p = signal +
+            e is voted on with the scale mean |p| of the tensor on this rank, and e becomes p -
+            mean |p| sign(p). Needs ``scale="mean_abs"``, which is then the default.
     """
 
     name: ClassVar[str]
     planes: ClassVar[tuple[str, ...]] = ()
     absent: ClassVar[str] = "abstain"
+    feedback: ClassVar[bool] = False
 
     @abstractmethod
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -69,6 +77,16 @@ class Algorithm(ABC):
     def linear(self) -> Linear | None:
         """The coefficients, if that is all ``step()`` does; with at most one plane."""
         return None
+
+    @property
+    def keeps(self) -> tuple[str, ...]:
+        """Names of all arrays that are kept: ``planes``, and the residual of a feedback."""
+        return (*self.planes, RESIDUAL) if self.feedback else self.planes
+
+    @property
+    def is_gradient(self) -> bool:
+        """Whether gradients are voted on as they are, and nothing is kept."""
+        return self.linear() == IDENTITY and not self.feedback
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
@@ -96,6 +114,8 @@ def checked(algorithm: Algorithm) -> Algorithm:
         raise ValueError(f"{who}: planes: expected other names than {sorted(RESERVED)}")
     if algorithm.absent not in ("abstain", "zero"):
         raise ValueError(f"{who}: absent: expected 'abstain' or 'zero', got {algorithm.absent!r}")
+    if not isinstance(algorithm.feedback, bool):
+        raise ValueError(f"{who}: feedback: expected True or False, got {algorithm.feedback!r}")
     linear = algorithm.linear()
     if linear is not None:
         if not isinstance(linear, Linear) or not all(map(_is_finite, linear)):
@@ -126,7 +146,7 @@ def stepped(
             arrays = [signal, *new.values()]
             wanted = gradient.shape, gradient.dtype
             if all((getattr(a, "shape", 0), getattr(a, "dtype", 0)) == wanted for a in arrays):
-                return _normal(signal), {name: _normal(array) for name, array in new.items()}
+                return normal(signal), {name: normal(array) for name, array in new.items()}
     raise ValueError(
         f"algorithm: {algorithm!r}: step(): expected (signal, new arrays by the names of "
         f"{algorithm.planes}), all of shape {tuple(gradient.shape)} and type {gradient.dtype}, got "
@@ -134,7 +154,7 @@ def stepped(
     )
 
 
-def _normal(array: Any) -> Any:
+def normal(array: Any) -> Any:
     """The array, 0 where it is below the normal numbers of its type."""
     least = 2.0**-1022 if "64" in str(array.dtype) else 2.0**-126
     return array * (abs(array) >= least)

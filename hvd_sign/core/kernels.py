@@ -150,6 +150,7 @@ def pack_linear(
     *,
     linear: tuple[float, float, float, float],
     unscale: float = 1.0,
+    feedback: tuple[Any, Any, Any, Any] | None = None,
     ties: int,
     key: int,
     parity: int,
@@ -173,11 +174,18 @@ def pack_linear(
         first_block: the tensor's first block in the bucket.
         linear: (a, b, c, d); momentum is (beta, 1 - beta, beta, 1 - beta).
         unscale: u, one over the scale that the gradient was multiplied by.
+        feedback: (kept, next, sent, next_sent): packs p = s + e instead, where e = p' - sent * cast
+            is what the step before left unsaid of its p', ``kept``. cast is the sign bit of p', of
+            a zero too, but 0 in a block of zeros alone, and of a zero under ties "zero". ``next``,
+            ``kept`` itself or memory apart, becomes p, its zeros signed as they were cast; both
+            are of the state's type and length. ``sent``, float32, one a chunk, is the scale;
+            ``next_sent``, itself or memory apart, becomes NaN in chunks that voted, whose scale is
+            not known yet, and stays in those that abstained.
         ties, key, parity, ordinal, bfloat16: as for :func:`pack`.
         want_abs: also sum the absolute values of s.
 
     Returns:
-        Chunks with NaN or Inf, coordinates in the other chunks, sum of their signals' absolute
+        Chunks with NaN or Inf, coordinates in the other chunks, sum of their packed absolute
         values (0.0 without ``want_abs``).
 
     Raises:
@@ -197,6 +205,7 @@ def pack_linear(
         c=c,
         d=d,
         unscale=unscale,
+        feedback=feedback,
         ties=ties,
         key=key,
         parity=parity,

@@ -60,7 +60,8 @@ class VoteOptions:
             tensor's by the median of the voters' mean absolute signals, so that a schedule made for
             SGD still fits. Of an even number it is the lower middle one: no rank alone can move it
             far. Who has no number but zeros, or none that is finite, is left out; a node is one
-            voter where the exchange is hierarchical, by the median of its ranks.
+            voter where the exchange is hierarchical, by the median of its ranks. Algorithms with
+            error feedback, such as ``"ef_sign"``, need it, and have it as their default.
         nonfinite: what NaN or Inf does on a rank: ``"abstain"`` (default) in that chunk of 4096
             coordinates, or ``"skip"`` the step on all ranks, which only an optimizer's votes can.
         local: what makes a node's ballot where the exchange is hierarchical: a ``"vote"`` (default)
@@ -76,7 +77,7 @@ class VoteOptions:
     ties: str = "coin"
     exchange: str = "sharded"
     seed: int = 0
-    scale: str = "none"
+    scale: str | None = None
     nonfinite: str = "abstain"
     local: str = "vote"
     fallback: str | None = None
@@ -89,6 +90,9 @@ class VoteOptions:
             ValueError: names the field, the known values and what came.
         """
         choose("ties", self.ties, TIES)
+        if self.scale is None:
+            feeds_back = getattr(self.algorithm, "feedback", False)
+            object.__setattr__(self, "scale", "mean_abs" if feeds_back else "none")
         choose("scale", self.scale, SCALES)
         choose("nonfinite", self.nonfinite, NONFINITE)
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):

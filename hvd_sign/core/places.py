@@ -38,8 +38,8 @@ class Packed(NamedTuple):
 
     @property
     def mean_abs(self) -> float:
-        """Over those coordinates, as it travels in fp32; 0 where there are none."""
-        return min(self.abs_sum / self.finite, LARGEST) if self.finite else 0.0
+        """Over those coordinates, rounded to fp32, as it travels; 0 where there are none."""
+        return float(np.float32(min(self.abs_sum / self.finite, LARGEST))) if self.finite else 0.0
 
 
 ABSTAINED = Packed(0, 0, 0.0)
@@ -129,10 +129,11 @@ class Place(NamedTuple):
 
         Args:
             gradient: contiguous host array; None: zeros.
-            fused: four coefficients, the unscale factor, the state and where the next one goes.
+            fused: four coefficients, the unscale factor, the state and where the next one goes,
+                and what ``kernels.pack_linear`` takes for a feedback.
         """
         messages = self.messages
-        a, b, c, d, unscale, state, next_state = fused
+        a, b, c, d, unscale, state, next_state, feedback = fused
         return Packed(
             *kernels.pack_linear(
                 gradient,
@@ -143,6 +144,7 @@ class Place(NamedTuple):
                 self.first_block,
                 linear=(a, b, c, d),
                 unscale=unscale,
+                feedback=feedback,
                 ties=messages.ties,
                 key=messages.zero_key,
                 parity=messages.parity,
@@ -182,15 +184,17 @@ class Place(NamedTuple):
         kernels.abstain(messages.ballots, messages.geometry, self.first_block, self.spec.blocks)
         return ABSTAINED
 
-    def write(self, out: Any, scale: float) -> None:
-        """Writes ``scale`` times the verdict to a contiguous host array."""
+    def write(self, out: Any, scale: float, *, cast: bool = False) -> None:
+        """Writes ``scale`` times the verdict, or what was ``cast`` here, to a contiguous array."""
         messages = self.messages
-        kernels.write_verdict(
-            out, messages.verdicts, messages.geometry, self.first_block, scale=scale
-        )
+        planes = messages.ballots if cast else messages.verdicts
+        kernels.write_verdict(out, planes, messages.geometry, self.first_block, scale=scale)
 
-    def fetch(self) -> tuple[Words, Words]:
+    def fetch(self, *, cast: bool = False) -> tuple[Words, Words]:
         """The verdict's bits, for a device that unpacks them.
+
+        Args:
+            cast: those of this rank's ballot instead.
 
         Returns:
             signs: uint64[blocks], 1 = negative.
@@ -200,9 +204,8 @@ class Place(NamedTuple):
         signs = np.zeros(blocks, np.uint64)
         active = np.zeros(-(-blocks // BLOCK), np.uint64)
         nonzero = np.zeros(blocks, np.uint64) if messages.geometry.nonzero else None
-        kernels.fetch(
-            messages.verdicts, messages.geometry, self.first_block, signs, active, nonzero
-        )
+        planes = messages.ballots if cast else messages.verdicts
+        kernels.fetch(planes, messages.geometry, self.first_block, signs, active, nonzero)
         alive = np.unpackbits(active.view(np.uint8), count=blocks, bitorder="little").astype(bool)
         keep = np.where(alive, _ONES if nonzero is None else nonzero, np.uint64(0))
         return signs, keep

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import IDENTITY, Algorithm, Linear, Sign, stepped
+from hvd_sign.algorithms import IDENTITY, RESIDUAL, Algorithm, Linear, Sign, normal, stepped
 from hvd_sign.core.buckets import TensorSpec
-from hvd_sign.core.places import Packed, Place, Planes, Words
+from hvd_sign.core.places import CHUNK, Packed, Place, Planes, Words
+from hvd_sign.core.residuals import unsaid
 
 SIGN = Sign()
 
@@ -22,15 +23,21 @@ class TensorState:
 
     Args:
         device: where that is.
-        current: by the names of the algorithm's planes.
+        current: by the names of all that the algorithm keeps.
         spare: arrays of the same shapes for steps that may not count; None: every step counts.
+
+    The residual of a feedback is p until it is read, where the kernels keep it: they subtract what
+    was sent in the next step's pass, for the scale of that is known when all of p is.
 
     Attributes:
         current: what a step begins with.
         next: where it leaves what it makes; the same arrays as ``current`` unless there are spare
             ones.
         made: whether the step under way has left something there.
+        mean_abs: of what that step has packed.
     """
+
+    mean_abs = 0.0
 
     def __init__(
         self, device: Device, current: dict[str, Any], spare: dict[str, Any] | None = None
@@ -39,18 +46,43 @@ class TensorState:
         self.current = current
         self.next = current if spare is None else spare
         self.made = False
+        # By chunk of 4096 coordinates, where the kernels keep p: what it was sent with.
+        self._sent: npt.NDArray[np.float32] | None = None
+        self._next_sent: npt.NDArray[np.float32] | None = None
 
     def fuse(self, linear: Linear, unscale: float) -> tuple[Any, ...]:
         """What the kernels need to step an algorithm of one plane as they pack; it is then made."""
         self.made = True
-        (name,) = self.current
-        return (*linear, unscale, self.current[name], self.next[name])
+        now, then = self.current, self.next
+        plane = next((name for name in now if name != RESIDUAL), "")
+        feedback = None
+        if RESIDUAL in now:
+            if self._sent is None:
+                self._sent = np.zeros(-(-len(now[RESIDUAL]) // CHUNK), np.float32)
+                self._next_sent = self._sent if then is now else self._sent.copy()
+            feedback = now[RESIDUAL], then[RESIDUAL], self._sent, self._next_sent
+        return (*linear, unscale, now.get(plane), then.get(plane), feedback)
 
     def end(self, *, counts: bool) -> None:
         """Ends a step: what it made becomes current, or is forgotten."""
         if self.made and counts:
+            if self._next_sent is not None:
+                self._next_sent[np.isnan(self._next_sent)] = self.mean_abs
             self.current, self.next = self.next, self.current
+            self._sent, self._next_sent = self._next_sent, self._sent
         self.made = False
+
+    def numbers(self, name: str, *, exact: bool) -> npt.NDArray[Any]:
+        """A copy of an array, for a checkpoint.
+
+        Args:
+            name: of what the algorithm keeps.
+            exact: zeros are not voted on.
+        """
+        array = self.device.to_host(self.current[name])
+        if name == RESIDUAL and self._sent is not None:
+            return unsaid(array, self._sent, exact=exact)
+        return np.array(array)
 
 
 class Operand(NamedTuple):
@@ -84,9 +116,11 @@ class Operand(NamedTuple):
             return place.abstain()
         if self.raw:
             algorithm = SIGN
+        packed = self.device.pack(self, place, algorithm, state)
         if state is not None:
             state.made = True
-        return self.device.pack(self, place, algorithm, state)
+            state.mean_abs = packed.mean_abs
+        return packed
 
     def write(self, place: Place, scale: float) -> None:
         """Takes ``scale`` times the verdict from the place."""
@@ -173,7 +207,10 @@ class PlaneDevice(Device):
 
     @abstractmethod
     def unpack(self, out: Any, signs: Words, keep: Words, scale: float) -> None:
-        """Overwrites a tensor with ``scale`` times the verdict, 0 at the 0 bits of ``keep``."""
+        """Overwrites a tensor with ``scale`` times the verdict, 0 at the 0 bits of ``keep``.
+
+        Where an algorithm has error feedback it is also called with a state array, and a ballot.
+        """
 
     def working(self, operand: Operand) -> AbstractContextManager[Any]:
         """Within it the device's own work is queued in the right order."""
@@ -187,20 +224,30 @@ class PlaneDevice(Device):
             return place.abstain()
         with self.working(operand):
             current = {} if state is None else state.current
+            kept = {name: current[name] for name in algorithm.planes}
             if operand.signal is None:
                 gradient = self.flat(self.zeros(place.spec, operand.out))
             else:
                 gradient = self.flat(operand.signal)
             signal, new = gradient, dict[str, Any]()
+            if operand.unscale != 1.0 and not algorithm.is_gradient:
+                signal = gradient = gradient * operand.unscale
             if algorithm.linear() != IDENTITY:
-                if operand.unscale != 1.0:
-                    gradient = gradient * operand.unscale
-                signal, new = stepped(algorithm, gradient, current)
+                signal, new = stepped(algorithm, gradient, kept)
+            if RESIDUAL in current:
+                signal = normal(signal + current[RESIDUAL])
             planes, sound = self.planes(signal, list(new.values()), want_abs=place.messages.scaled)
             if state is not None:
                 for name, array in new.items():
                     self.keep(sound, array, current[name], state.next[name])
-        return place.put(planes)
+        packed = place.put(planes)
+        if state is not None and RESIDUAL in current:
+            signs, voted = place.fetch(cast=True)
+            with self.working(operand):
+                sent = self.zeros(place.spec, current[RESIDUAL])
+                self.unpack(sent, signs, voted, packed.mean_abs)
+                self.keep(sound, signal - sent, current[RESIDUAL], state.next[RESIDUAL])
+        return packed
 
     def write(self, operand: Operand, place: Place, scale: float) -> None:
         """Takes the verdict's bits to the device and unpacks them there."""

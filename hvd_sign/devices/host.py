@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import IDENTITY, Algorithm, stepped
+from hvd_sign.algorithms import RESIDUAL, Algorithm, normal, stepped
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.core.places import CHUNK, Packed, Place
 from hvd_sign.devices.base import Device, HostArrays, Operand, TensorState
@@ -46,13 +46,20 @@ class HostDevice(Device):
         """Packs by the kernels, after the algorithm's step where that is not the kernels' too."""
         arrays = self.host_arrays(operand)
         assert arrays is not None
-        if algorithm.linear() == IDENTITY and arrays.signal is not None:
+        if algorithm.is_gradient and arrays.signal is not None:
             return place.pack(arrays.signal)
         linear = algorithm.linear()
         if linear is not None and state is not None:
             return place.pack_linear(arrays.signal, state.fuse(linear, operand.unscale))
         gradient = None if arrays.signal is None else self.flat(arrays.signal)
-        return place.pack(_signal(gradient, operand.unscale, place.spec, algorithm, state))
+        signal = _signal(gradient, operand.unscale, place.spec, algorithm, state)
+        packed = place.pack(signal)
+        if state is not None and RESIDUAL in state.current:
+            sent = np.empty_like(signal)
+            place.write(sent, packed.mean_abs, cast=True)
+            old = state.current[RESIDUAL]
+            state.next[RESIDUAL][...] = np.where(np.isnan(signal), old, signal - sent)
+        return packed
 
     def write(self, operand: Operand, place: Place, scale: float) -> None:
         """Writes by the kernels."""
@@ -106,10 +113,12 @@ def _signal(
         old = (
             {}
             if state is None
-            else {k: _read_only(plane[run]) for k, plane in state.current.items()}
+            else {k: _read_only(state.current[k][run]) for k in algorithm.planes}
         )
         with np.errstate(all="ignore"):  # what is not finite is looked for
             made, new = stepped(algorithm, _read_only(given), old)
+            if state is not None and RESIDUAL in state.current:
+                made = normal(made + state.current[RESIDUAL][run])
         finite = np.isfinite(made)
         for plane in new.values():
             finite &= np.isfinite(plane)

@@ -20,21 +20,23 @@ class States:
         algorithm: whose.
         specs: the tensors, in order.
         tentative: steps may not count, so that what they make is kept apart until it is known.
+        exact: zeros are not voted on, as under ``ties="zero"``.
     """
 
     def __init__(
-        self, algorithm: Algorithm, specs: Sequence[TensorSpec], *, tentative: bool
+        self, algorithm: Algorithm, specs: Sequence[TensorSpec], *, tentative: bool, exact: bool
     ) -> None:
         self._algorithm = algorithm
         self._specs = specs
         self._tentative = tentative
+        self._exact = exact
         self._states: list[TensorState | None] = [None] * len(specs)
         # What was loaded before it was known where the tensors live.
         self._loaded: dict[int, dict[str, npt.NDArray[Any]]] = {}
 
     def of(self, operands: Sequence[Operand]) -> list[TensorState | None]:
         """The states for a step's operands; None where there is nothing to be kept."""
-        if self._algorithm.planes:
+        if self._algorithm.keeps:
             for position, operand in enumerate(operands):
                 if self._states[position] is None and not operand.joined and not operand.raw:
                     self._states[position] = self._make(position, operand)
@@ -45,7 +47,7 @@ class States:
         like = operand.out if operand.signal is None else operand.signal
 
         def planes() -> dict[str, Any]:
-            return {name: operand.device.zeros(spec, like) for name in self._algorithm.planes}
+            return {name: operand.device.zeros(spec, like) for name in self._algorithm.keeps}
 
         state = TensorState(operand.device, planes(), planes() if self._tentative else None)
         for name, numbers in self._loaded.pop(position, {}).items():
@@ -63,21 +65,20 @@ class States:
         found = {}
         for position, (spec, state) in enumerate(zip(self._specs, self._states, strict=True)):
             if state is not None:
-                for name, array in state.current.items():
-                    numbers = state.device.to_host(array)
-                    found[f"{name}/{spec.ordinal}"] = np.array(numbers)
+                for name in state.current:
+                    found[f"{name}/{spec.ordinal}"] = state.numbers(name, exact=self._exact)
             else:
                 for name, numbers in self._loaded.get(position, {}).items():
                     found[f"{name}/{spec.ordinal}"] = numbers.copy()
         return found
 
     def held(self) -> dict[str, Any]:
-        """The arrays themselves, where they live, by plane and the tensor's ordinal."""
+        """The planes themselves, where they live, by plane and the tensor's ordinal."""
         return {
-            f"{name}/{spec.ordinal}": array
+            f"{name}/{spec.ordinal}": state.current[name]
             for spec, state in zip(self._specs, self._states, strict=True)
             if state is not None
-            for name, array in state.current.items()
+            for name in self._algorithm.planes
         }
 
     def check(self, arrays: Mapping[str, npt.NDArray[Any]]) -> set[str]:
@@ -92,7 +93,7 @@ class States:
         """
         known = set()
         for spec in self._specs:
-            names = {f"{plane}/{spec.ordinal}" for plane in self._algorithm.planes}
+            names = {f"{plane}/{spec.ordinal}" for plane in self._algorithm.keeps}
             found = names & arrays.keys()
             if found and found != names:
                 raise ValueError(
@@ -107,7 +108,7 @@ class States:
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Goes on from what ``arrays()`` returned, checked; what is not in it begins at zero."""
         for position, spec in enumerate(self._specs):
-            names = {plane: f"{plane}/{spec.ordinal}" for plane in self._algorithm.planes}
+            names = {plane: f"{plane}/{spec.ordinal}" for plane in self._algorithm.keeps}
             self._states[position] = None
             self._loaded[position] = {
                 plane: np.array(arrays[name]) for plane, name in names.items() if name in arrays

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from hvd_sign.algorithms import IDENTITY, make_algorithm
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.options import VoteOptions, positive_factor
 from hvd_sign.exchanges import check_exchange
 from hvd_sign.frontend.compression import SignCompressor
@@ -61,10 +61,8 @@ def keywords_of(compression: Any, given: dict[str, Any]) -> dict[str, Any]:
     algorithm = given.get("algorithm")
     if algorithm is None:
         return {**given, "algorithm": compression.algorithm}
-    if (
-        compression.algorithm.linear() != IDENTITY
-        and make_algorithm(algorithm) != compression.algorithm
-    ):
+    own = compression.algorithm
+    if not own.is_gradient and make_algorithm(algorithm) != own:
         raise ValueError(f"algorithm: compression={compression!r} has its own, got {algorithm!r}")
     return given
 
@@ -111,7 +109,7 @@ def free_of_loss_scale(options: VoteOptions) -> bool:
 
     They are +-1, or as large as a signal that an algorithm has made of unscaled gradients.
     """
-    return options.scale == "none" or options.algorithm.linear() != IDENTITY
+    return options.scale == "none" or not options.algorithm.is_gradient
 
 
 def call_options(given: dict[str, Any]) -> VoteOptions:

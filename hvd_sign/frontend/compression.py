@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import ALGORITHMS, IDENTITY, Lion, Signum, make_algorithm, stepped
+from hvd_sign.algorithms import (
+    ALGORITHMS,
+    IDENTITY,
+    RESIDUAL,
+    EfSign,
+    Lion,
+    Signum,
+    make_algorithm,
+    normal,
+    stepped,
+)
+from hvd_sign.core.places import LARGEST
 from hvd_sign.frontend.signs import pack_signs, unpack_signs
 
 
@@ -92,36 +103,51 @@ class SignCompressor(Compressor):
             ValueError: NaN or Inf, which have no sign to vote with; no name, or another size under
                 it than before, with an algorithm that keeps something.
         """
-        signal = array
-        if self.algorithm.linear() != IDENTITY:
-            signal = self._signal(np.asarray(array), name)
-        return pack_signs(signal), (array.shape, array.dtype)
+        if self.algorithm.is_gradient:
+            return pack_signs(array), (array.shape, array.dtype, 1.0)
+        array = np.asarray(array)
+        signal, new = self._step(array, name)
+        payload, scale = pack_signs(signal), 1.0
+        if self.algorithm.feedback:
+            mean = np.abs(signal).mean(dtype=np.float64) if signal.size else 0.0
+            scale = float(np.float32(min(mean, LARGEST)))
+            said = unpack_signs(payload, signal.size, array.dtype, scale=scale)
+            new[RESIDUAL] = signal - said.astype(signal.dtype)
+        if new:
+            self._states[name or ""] = new
+        return payload, (array.shape, array.dtype, scale)
 
-    def _signal(self, array: npt.NDArray[Any], name: str | None) -> npt.NDArray[Any]:
+    def _step(
+        self, array: npt.NDArray[Any], name: str | None
+    ) -> tuple[npt.NDArray[Any], dict[str, npt.NDArray[Any]]]:
+        """The signal, and the new planes."""
         flat = array.reshape(-1)
         flat = flat.astype(np.float64 if array.dtype == np.float64 else np.float32, copy=False)
         who = f"compress: name: {self.algorithm!r} keeps what belongs to a tensor under its name"
-        if self.algorithm.planes and name is None:
+        if self.algorithm.keeps and name is None:
             raise ValueError(f"{who}; expected one, got None")
         old = self._states.get(name or "")
         if old is None:
-            old = {plane: np.zeros_like(flat) for plane in self.algorithm.planes}
+            old = {kept: np.zeros_like(flat) for kept in self.algorithm.keeps}
         for kept in old.values():
             if kept.size != flat.size:
                 raise ValueError(
                     f"{who}; expected {kept.size} coordinates of {name!r}, got {flat.size}"
                 )
-        signal, new = stepped(self.algorithm, flat, old)
+        signal, new = flat, dict[str, npt.NDArray[Any]]()
+        if self.algorithm.linear() != IDENTITY:
+            planes = {plane: old[plane] for plane in self.algorithm.planes}
+            signal, new = stepped(self.algorithm, flat, planes)
+        if self.algorithm.feedback:
+            signal = normal(signal + old[RESIDUAL])
         if not all(np.isfinite(made).all() for made in (signal, *new.values())):
             raise ValueError(f"compress: {name!r}: expected finite numbers, got NaN or Inf")
-        if new:
-            self._states[name or ""] = new
-        return np.asarray(signal)
+        return np.asarray(signal), new
 
     def decompress(self, payload: Any, context: Any) -> Any:
-        """Unpacks to +-1."""
-        shape, dtype = context
-        return unpack_signs(payload, int(np.prod(shape)), dtype).reshape(shape)
+        """Unpacks to +-1, or of an algorithm with error feedback to +- the mean of |p|."""
+        shape, dtype, scale = context
+        return unpack_signs(payload, int(np.prod(shape)), dtype, scale=scale).reshape(shape)
 
 
 class VoteCompressor(SignCompressor):
@@ -166,6 +192,11 @@ class VoteCompressions:
         """Votes as Lion does; see ``hvd_sign.algorithms.Lion``."""
         return VoteCompressor(Lion(beta1, beta2))
 
+    @staticmethod
+    def ef_sign(beta: float = 0.0) -> VoteCompressor:
+        """Votes with error feedback; see ``hvd_sign.algorithms.EfSign``."""
+        return VoteCompressor(EfSign(beta))
+
 
 class Compression:
     """Compressors of numpy's arrays.
@@ -187,3 +218,8 @@ class Compression:
     def lion(beta1: float = 0.9, beta2: float = 0.99) -> SignCompressor:
         """Packs what Lion votes on, of what came under a name."""
         return SignCompressor(Lion(beta1, beta2))
+
+    @staticmethod
+    def ef_sign(beta: float = 0.0) -> SignCompressor:
+        """Packs the signs of what came under a name and of what its signs left unsaid before."""
+        return SignCompressor(EfSign(beta))

@@ -31,7 +31,7 @@ def allreduce(
     name: str | None = None,
     seed: int = 0,
     step: int | None = None,
-    scale: str = "none",
+    scale: str | None = None,
     local: str = "vote",
     fallback: str | None = None,
     algorithm: Any = "sign",

@@ -48,14 +48,15 @@ def pack_signs(x: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def unpack_signs(
-    bits: npt.NDArray[np.uint8], d: int, dtype: npt.DTypeLike = np.float32
+    bits: npt.NDArray[np.uint8], d: int, dtype: npt.DTypeLike = np.float32, *, scale: float = 1.0
 ) -> npt.NDArray[Any]:
-    """Unpacks signs to -1 and +1.
+    """Unpacks signs to -1 and +1, times a scale.
 
     Args:
         bits: uint8[ceil(d / 8)], as ``pack_signs()`` returns them.
         d: number of coordinates.
         dtype: float32, float64, float16 or bfloat16.
+        scale: rounded to that.
 
     Returns:
         dtype[d].
@@ -70,7 +71,7 @@ def unpack_signs(
     message = np.zeros(geometry.total_bytes, np.uint8)
     _fill(message, geometry, bits)
     out = np.empty(d, dtype)
-    kernels.write_verdict(out, message, geometry, 0)
+    kernels.write_verdict(out, message, geometry, 0, scale=scale)
     return out
 
 

@@ -1,5 +1,7 @@
 #include "arrays.h"
 
+#include <nanobind/stl/tuple.h>
+
 namespace nb = nanobind;
 
 namespace hvd_sign {
@@ -105,10 +107,17 @@ FloatArray::FloatArray(nb::handle from, Argument argument, Access access, bool b
 }
 
 LinearArrays::LinearArrays(const char* function, nb::handle gradient_from, nb::handle state_from,
-                           nb::handle next_from, bool bfloat16) {
+                           nb::handle next_from, nb::handle feedback_from, bool bfloat16) {
   const Argument of_gradient{function, "gradient"}, of_state{function, "state"},
-      of_next{function, "next_state"};
-  if (gradient_from.is_none() && state_from.is_none()) {
+      of_next{function, "next_state"}, of_kept{function, "feedback: kept"},
+      of_next_kept{function, "feedback: next"}, of_sent{function, "feedback: sent"},
+      of_next_sent{function, "feedback: next_sent"};
+  nb::object kept_from = nb::none(), next_kept_from, sent_from, next_sent_from;
+  if (!feedback_from.is_none()) {
+    std::tie(kept_from, next_kept_from, sent_from, next_sent_from) =
+        nb::cast<std::tuple<nb::object, nb::object, nb::object, nb::object>>(feedback_from);
+  }
+  if (gradient_from.is_none() && state_from.is_none() && kept_from.is_none()) {
     of_gradient.wrong_type("an array, as there is no state", type_of(gradient_from));
   }
   if (next_from.is_none() != state_from.is_none()) {
@@ -121,30 +130,55 @@ LinearArrays::LinearArrays(const char* function, nb::handle gradient_from, nb::h
     type = gradient->type;
     size = gradient->size();
   }
-  if (state_from.is_none()) return;
-  state.emplace(state_from, of_state, Access::read, false);
-  next.emplace(next_from, of_next, Access::write, false);
-  if (!gradient) {
-    type = arithmetic_of(state->type);
-    size = state->size();
+  if (!state_from.is_none()) {
+    state.emplace(state_from, of_state, Access::read, false);
+    next.emplace(next_from, of_next, Access::write, false);
   }
-  for (const FloatArray* one : {&*state, &*next}) {
-    if (one->type != arithmetic_of(type)) {
-      one->argument().wrong_type(arithmetic_of(type) == Dtype::float64
-                                     ? "a contiguous float64 array"
-                                     : "a contiguous float32 array",
-                                 name_of(one->dtype()));
-    }
-    if (one->size() != size) {
-      one->argument().wrong_value(std::to_string(size) + " items", std::to_string(one->size()));
-    }
+  if (!kept_from.is_none()) {
+    kept_.emplace(kept_from, of_kept, Access::read, false);
+    next_kept_.emplace(next_kept_from, of_next_kept, Access::write, false);
   }
-  if (next->data() != state->data()) next->must_not_overlap(*state);
-  if (gradient) next->must_not_overlap(*gradient);
+  if (!gradient && (state || kept_)) {
+    const FloatArray& first = state ? *state : *kept_;
+    type = arithmetic_of(first.type);
+    size = first.size();
+  }
+  for (const auto* pair : {&state, &next, &kept_, &next_kept_}) {
+    if (*pair) must_fit(**pair);
+  }
+  if (state) {
+    if (next->data() != state->data()) next->must_not_overlap(*state);
+    if (gradient) next->must_not_overlap(*gradient);
+  }
+  if (!kept_) return;
+  const int64_t chunks = int64_t((blocks_of(size) + kChunkBlocks - 1) / kChunkBlocks);
+  sent_.emplace(sent_from, of_sent, Access::read, chunks);
+  next_sent_.emplace(next_sent_from, of_next_sent, Access::write, chunks);
+  if (next_kept_->data() != kept_->data()) next_kept_->must_not_overlap(*kept_);
+  if (next_sent_->data() != sent_->data()) next_sent_->must_not_overlap(*sent_);
+  for (const auto* one : {&gradient, &state, &next}) {
+    if (*one) next_kept_->must_not_overlap(**one);
+  }
+}
+
+void LinearArrays::must_fit(const FloatArray& one) const {
+  if (one.type != arithmetic_of(type)) {
+    one.argument().wrong_type(arithmetic_of(type) == Dtype::float64 ? "a contiguous float64 array"
+                                                                    : "a contiguous float32 array",
+                              name_of(one.dtype()));
+  }
+  if (one.size() != size) {
+    one.argument().wrong_value(std::to_string(size) + " items", std::to_string(one.size()));
+  }
+}
+
+Feedback LinearArrays::feedback() const {
+  if (!kept_) return {};
+  return {kept_->data(), next_kept_->data(), sent_->items(), next_sent_->items()};
 }
 
 void LinearArrays::must_be_apart_from(const Array& output) const {
-  for (const auto* one : {&gradient, &state, &next}) {
+  for (const auto* one : {&gradient, &state, &next, &kept_, &next_kept_}) {
     if (*one) output.must_not_overlap(**one);
   }
 }

@@ -53,19 +53,7 @@ struct FloatArray : Array {
   Dtype type;
 };
 
-// What pack_linear reads and writes of a tensor: a gradient, or none; a state and the next one, in
-// the arithmetic's type, or neither.
-struct LinearArrays {
-  LinearArrays(const char* function, nanobind::handle gradient, nanobind::handle state,
-               nanobind::handle next, bool bfloat16);
-  void must_be_apart_from(const Array& output) const;
-
-  std::optional<FloatArray> gradient, state, next;
-  Dtype type;  // of the gradient; without one, the state's
-  size_t size;
-};
-
-// An array of integers of one type, with an exact length unless that is negative.
+// An array of one type of numbers, with an exact length unless that is negative.
 template <class Item>
 struct ItemArray : Array {
   ItemArray(nanobind::handle from, Argument argument, Access access, int64_t length = -1)
@@ -83,6 +71,26 @@ struct ItemArray : Array {
     }
   }
   Item* items() const { return reinterpret_cast<Item*>(data()); }
+};
+
+// What pack_linear reads and writes of a tensor: a gradient, or none; a state and the next one, in
+// the arithmetic's type, or neither; and of a feedback, (kept, next, sent, next_sent), or None.
+class LinearArrays {
+ public:
+  LinearArrays(const char* function, nanobind::handle gradient, nanobind::handle state,
+               nanobind::handle next, nanobind::handle feedback, bool bfloat16);
+  void must_be_apart_from(const Array& output) const;
+  Feedback feedback() const;
+
+  std::optional<FloatArray> gradient, state, next;
+  Dtype type;  // of the gradient; without one, of what is kept
+  size_t size;
+
+ private:
+  void must_fit(const FloatArray& one) const;
+
+  std::optional<FloatArray> kept_, next_kept_;
+  std::optional<ItemArray<float>> sent_, next_sent_;
 };
 
 // What tally weighs by, and where it counts: nothing, or weights of `ballots`, or both counts, or

@@ -146,6 +146,49 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
   return is_finite<State>(highest);
 }
 
+template <class Float>
+bool feed(const void* kept, const void* gradient, size_t blocks, double unscale, float sent,
+          bool exact, void* to) {
+  using State = ArithmeticOf<Float>;
+  using L = Lanes<State>;
+  using Sum = decltype(Numbers<State>::load(kept));
+  constexpr size_t kLanes = sizeof(Sum) / sizeof(typename State::Bits);
+  using Number = typename State::Arithmetic;
+  const Sum u = Number(unscale) - Sum{};
+  const Vector zero = _mm256_setzero_si256();
+  const Vector magnitude = L::all(uint64_t(State::kSign) - 1);
+  const Vector subnormal = L::all(State::kLeastNormal - 1);  // the largest
+  const Vector scale = L::all(State::bits(Number(sent)));
+  const Vector zeros_cast = exact ? zero : L::same(zero, zero);
+  const uint8_t* p = static_cast<const uint8_t*>(kept);
+  const uint8_t* g = static_cast<const uint8_t*>(gradient);
+  uint8_t* at = static_cast<uint8_t*>(to);
+  Vector highest = zero;
+  for (size_t block = 0; block < blocks; ++block) {
+    prefetch<kVectors<State> * sizeof(Vector)>(p);
+    prefetch<kVectors<Float> * sizeof(Vector)>(g);
+    Vector any = zero;
+    for (size_t i = 0; i < kVectors<State>; ++i) {
+      any = _mm256_or_si256(any, load_vector(p + i * sizeof(Vector)));
+    }
+    const Vector said = _mm256_testz_si256(any, magnitude) ? zero : scale;
+    for (size_t i = 0; i < kVectors<State>; ++i) {
+      const Vector before = load_vector(p);
+      const Vector casts = _mm256_or_si256(
+          zeros_cast, L::above(_mm256_and_si256(before, magnitude), zero));
+      const Vector cast = _mm256_and_si256(
+          _mm256_or_si256(said, _mm256_andnot_si256(magnitude, before)), casts);
+      const Sum left = Sum(before) - Sum(cast);
+      const Sum sum = u * Numbers<Float>::load(g) + left;
+      const Vector size = _mm256_and_si256(Vector(sum), magnitude);
+      highest = L::high(highest, size);
+      store_vector(at, _mm256_and_si256(Vector(sum), L::above(size, subnormal)));
+      p += sizeof(Vector), at += sizeof(Vector), g += kLanes * sizeof(typename Float::Bits);
+    }
+  }
+  return is_finite<State>(highest);
+}
+
 // Puts bit `first + lane` of a word on top of each lane; the bits below it are of no use.
 Vector bits_on_top16(uint64_t word, int first) {
   const Vector shift = _mm256_setr_epi16(int16_t(0x8000), 0x4000, 0x2000, 0x1000, 0x800, 0x400,
@@ -319,6 +362,7 @@ const Implementation kAvx2 = {
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
     {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
+    {feed<Float32>, feed<Float64>, feed<Float16>, feed<BFloat16>},
     majority,
     signed_majority,
     weighted_majority,

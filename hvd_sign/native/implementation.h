@@ -51,6 +51,10 @@ struct Implementation {
   // whether all of them are finite.
   bool (*blend[kDtypes])(const void* state, const void* gradient, size_t blocks, double a, double b,
                          double unscale, void* to);
+  // By Dtype of the gradient: whole blocks of unscale * gradient + (kept - sent * cast), as Feedback
+  // says and blend computes; `exact`: a zero has cast nothing. `to` may be `gradient`.
+  bool (*feed[kDtypes])(const void* kept, const void* gradient, size_t blocks, double unscale,
+                        float sent, bool exact, void* to);
 
   // above: more than half of a block's voters are negative; equal: just half of them, rounded
   // down. The voters are counted bit-sliced: bit b of voters[k] is bit k of their number in block

@@ -52,13 +52,28 @@ struct Linear {
   double unscale;  // u
 };
 
+// Error feedback (Karimireddy et al. 2019, arXiv 1901.09847): what is packed is p = s + e, where the
+// residual e = p' - sent * cast is what the ballot of the step before, of p', left unsaid. cast is
+// the sign bit of p', of a zero too; 0 in a block of zeros alone, and of a zero under Ties::zero.
+// p, of the arithmetic's type and 0 below the normal numbers, is kept with what was cast for a zero
+// as its sign.
+struct Feedback {
+  const void* kept = nullptr;  // p'; null: there is no feedback
+  void* next = nullptr;        // p; may be `kept`, else it is memory apart
+  // By the tensor's chunks: the scale that they were sent with; then NaN in those that voted, for
+  // it is not known yet, and in others what it was. May be the same memory.
+  const float* sent = nullptr;
+  float* next_sent = nullptr;
+};
+
 // Packs such a signal, in the same pass in which the state, of the arithmetic's type, becomes the
-// next one. A chunk with a NaN or an infinity in s or m' abstains, and its state stays.
+// next one. A chunk with a NaN or an infinity in s, m' or p abstains, and its state stays.
 // `gradient` null: zeros. `state` null: zeros; `next` null: it is not kept. `next` may be `state`,
 // else it is memory apart.
 PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const void* state,
-                       void* next, const Linear& linear, uint8_t* messages,
-                       const Geometry& geometry, size_t first_block, const PackOptions& options);
+                       void* next, const Linear& linear, const Feedback& feedback,
+                       uint8_t* messages, const Geometry& geometry, size_t first_block,
+                       const PackOptions& options);
 
 // Clears the words and activity bits of `count` blocks.
 void abstain(uint8_t* messages, const Geometry& geometry, size_t first_block, size_t count);

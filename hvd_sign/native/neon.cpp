@@ -7,91 +7,13 @@
 #include <type_traits>
 
 #include "bitslice.h"
-#include "floats.h"
+#include "neon.h"
 #include "weigh.h"
 
 namespace hvd_sign {
 namespace {
 
-using Vector = uint8x16_t;
 using Words = uint64_t __attribute__((vector_size(16)));
-
-Vector load_vector(const void* from) { return vld1q_u8(static_cast<const uint8_t*>(from)); }
-void store_vector(void* to, Vector v) { vst1q_u8(static_cast<uint8_t*>(to), v); }
-bool any(Vector v) { return vmaxvq_u32(vreinterpretq_u32_u8(v)) != 0; }
-
-// Integer vectors of one element size. top(v) is sixteen bytes of which each has the top bit of an
-// element on top, where v(i) is the i-th of the vectors that hold these elements. mask(word, first)
-// has all ones in the lanes whose bit is 1 in the word, from bit `first` on.
-struct Lanes16 {
-  static uint16x8_t in(Vector v) { return vreinterpretq_u16_u8(v); }
-  static Vector out(uint16x8_t v) { return vreinterpretq_u8_u16(v); }
-  static Vector all(uint64_t value) { return out(vdupq_n_u16(uint16_t(value))); }
-  static Vector low(Vector a, Vector b) { return out(vminq_u16(in(a), in(b))); }
-  static Vector high(Vector a, Vector b) { return out(vmaxq_u16(in(a), in(b))); }
-  static Vector same(Vector a, Vector b) { return out(vceqq_u16(in(a), in(b))); }
-  static Vector above(Vector a, Vector b) { return out(vcgtq_u16(in(a), in(b))); }
-  static Vector mask(uint64_t word, int first) {
-    const uint16x8_t lane = {1, 2, 4, 8, 16, 32, 64, 128};
-    return out(vtstq_u16(vdupq_n_u16(uint16_t(word >> first)), lane));
-  }
-  template <class Get>
-  static Vector top(Get v) {
-    return vuzp2q_u8(v(0), v(1));
-  }
-};
-
-struct Lanes32 {
-  static uint32x4_t in(Vector v) { return vreinterpretq_u32_u8(v); }
-  static Vector out(uint32x4_t v) { return vreinterpretq_u8_u32(v); }
-  static Vector all(uint64_t value) { return out(vdupq_n_u32(uint32_t(value))); }
-  static Vector low(Vector a, Vector b) { return out(vminq_u32(in(a), in(b))); }
-  static Vector high(Vector a, Vector b) { return out(vmaxq_u32(in(a), in(b))); }
-  static Vector same(Vector a, Vector b) { return out(vceqq_u32(in(a), in(b))); }
-  static Vector above(Vector a, Vector b) { return out(vcgtq_u32(in(a), in(b))); }
-  static Vector mask(uint64_t word, int first) {
-    const uint32x4_t lane = {1, 2, 4, 8};
-    return out(vtstq_u32(vdupq_n_u32(uint32_t(word >> first)), lane));
-  }
-  template <class Get>
-  static Vector top(Get v) {
-    const auto halves = [&](int i) {
-      return Lanes16::out(vuzp2q_u16(Lanes16::in(v(2 * i)), Lanes16::in(v(2 * i + 1))));
-    };
-    return Lanes16::top(halves);
-  }
-};
-
-struct Lanes64 {
-  static uint64x2_t in(Vector v) { return vreinterpretq_u64_u8(v); }
-  static Vector out(uint64x2_t v) { return vreinterpretq_u8_u64(v); }
-  static Vector all(uint64_t value) { return out(vdupq_n_u64(value)); }
-  static Vector low(Vector a, Vector b) { return vbslq_u8(above(a, b), b, a); }
-  static Vector high(Vector a, Vector b) { return vbslq_u8(above(a, b), a, b); }
-  static Vector same(Vector a, Vector b) { return out(vceqq_u64(in(a), in(b))); }
-  static Vector above(Vector a, Vector b) { return out(vcgtq_u64(in(a), in(b))); }
-  static Vector mask(uint64_t word, int first) {
-    const uint64x2_t lane = {1, 2};
-    return out(vtstq_u64(vdupq_n_u64(word >> first), lane));
-  }
-  template <class Get>
-  static Vector top(Get v) {
-    const auto halves = [&](int i) {
-      return Lanes32::out(vuzp2q_u32(Lanes32::in(v(2 * i)), Lanes32::in(v(2 * i + 1))));
-    };
-    return Lanes32::top(halves);
-  }
-};
-
-template <class Float>
-using Lanes =
-    std::conditional_t<sizeof(typename Float::Bits) == 2, Lanes16,
-                       std::conditional_t<sizeof(typename Float::Bits) == 4, Lanes32, Lanes64>>;
-
-template <class Float>
-constexpr int kLanes = int(sizeof(Vector) / sizeof(typename Float::Bits));
-template <class Float>
-constexpr int kVectors = int(kBlock) / kLanes<Float>;
 
 // The top bits of a block's elements, v(i) being its i-th vector. NEON has no instruction for it:
 // each byte is left the bit of its place among eight, and pairs are added until eight bytes remain.
@@ -147,51 +69,6 @@ uint64_t zeros(const void* block) {
     return L::same(size, vdupq_n_u8(0));
   });
 }
-
-// Numbers in their arithmetic's type: a register at a time; of those in float32, eight back.
-template <class Float>
-struct Numbers;
-
-template <>
-struct Numbers<Float64> {
-  static float64x2_t load(const uint8_t* from) { return vreinterpretq_f64_u8(load_vector(from)); }
-};
-
-template <>
-struct Numbers<Float32> {
-  static float32x4_t load(const uint8_t* from) { return vreinterpretq_f32_u8(load_vector(from)); }
-  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
-    to[0] = vreinterpretq_u8_f32(low);
-    to[1] = vreinterpretq_u8_f32(high);
-  }
-};
-
-template <>
-struct Numbers<Float16> {
-  static float32x4_t load(const uint8_t* from) {
-    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(from)));
-  }
-  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
-    *to = vreinterpretq_u8_f16(vcvt_high_f16_f32(vcvt_f16_f32(low), high));
-  }
-};
-
-template <>
-struct Numbers<BFloat16> {
-  static float32x4_t load(const uint8_t* from) {
-    return vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(from)), 16));
-  }
-  // A NaN needs no care: it came from a bfloat16 or is the default one, so its lower half is 0 and
-  // the rounding carries nothing into the upper one, and the arithmetic has made it quiet.
-  static uint16x4_t round4(float32x4_t v) {
-    const uint32x4_t bits = vreinterpretq_u32_f32(v);
-    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
-    return vshrn_n_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF))), 16);
-  }
-  static void round8(float32x4_t low, float32x4_t high, Vector* to) {
-    *to = vreinterpretq_u8_u16(vcombine_u16(round4(low), round4(high)));
-  }
-};
 
 // The reference's order of additions: two registers are its eight lanes.
 template <class Float>
@@ -250,6 +127,45 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
     store_vector(at, vandq_u8(Vector(sum), Lanes<State>::above(size, subnormal)));
     m += sizeof(Vector), at += sizeof(Vector);
     g += size_t(kLanes<State>) * sizeof(typename Float::Bits);
+  }
+  return is_finite<State>(highest);
+}
+
+template <class Float>
+bool feed(const void* kept, const void* gradient, size_t blocks, double unscale, float sent,
+          bool exact, void* to) {
+  using State = ArithmeticOf<Float>;
+  using L = Lanes<State>;
+  using Sum = decltype(Numbers<State>::load(nullptr));
+  using Number = typename State::Arithmetic;
+  const Sum u = Number(unscale) - Sum{};
+  const Vector zero = vdupq_n_u8(0);
+  const Vector magnitude = L::all(uint64_t(State::kSign) - 1);
+  const Vector subnormal = L::all(State::kLeastNormal - 1);  // the largest
+  const Vector scale = L::all(State::bits(Number(sent)));
+  const Vector zeros_cast = exact ? zero : L::same(zero, zero);
+  const uint8_t* p = static_cast<const uint8_t*>(kept);
+  const uint8_t* g = static_cast<const uint8_t*>(gradient);
+  uint8_t* at = static_cast<uint8_t*>(to);
+  Vector highest = zero;
+  for (size_t block = 0; block < blocks; ++block) {
+    Vector found = zero;
+    for (int i = 0; i < kVectors<State>; ++i) {
+      found = vorrq_u8(found, load_vector(p + i * sizeof(Vector)));
+    }
+    const Vector said = any(vandq_u8(found, magnitude)) ? scale : zero;
+    for (int i = 0; i < kVectors<State>; ++i) {
+      const Vector before = load_vector(p);
+      const Vector casts = vorrq_u8(zeros_cast, L::above(vandq_u8(before, magnitude), zero));
+      const Vector cast = vandq_u8(vorrq_u8(said, vbicq_u8(before, magnitude)), casts);
+      const Sum left = Sum(before) - Sum(cast);
+      const Sum sum = u * Numbers<Float>::load(g) + left;
+      const Vector size = vandq_u8(Vector(sum), magnitude);
+      highest = L::high(highest, size);
+      store_vector(at, vandq_u8(Vector(sum), L::above(size, subnormal)));
+      p += sizeof(Vector), at += sizeof(Vector);
+      g += size_t(kLanes<State>) * sizeof(typename Float::Bits);
+    }
   }
   return is_finite<State>(highest);
 }
@@ -353,6 +269,7 @@ const Implementation kNeon = {
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum64, abs_sum<Float16>, abs_sum<BFloat16>},
     {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
+    {feed<Float32>, feed<Float64>, feed<Float16>, feed<BFloat16>},
     majority,
     signed_majority,
     weighted_majority,

@@ -44,11 +44,11 @@ void must_be_finite(const Argument& argument, Dtype arithmetic,
 
 nb::tuple pack_linear_into(nb::handle gradient, nb::handle state, nb::handle next_state,
                            nb::handle messages, const Geometry& geometry, int64_t first_block,
-                           double a, double b, double c, double d, double unscale, int64_t ties,
-                           uint64_t key, int64_t parity, uint64_t ordinal, bool bfloat16,
-                           bool want_abs) {
+                           double a, double b, double c, double d, double unscale,
+                           nb::handle feedback, int64_t ties, uint64_t key, int64_t parity,
+                           uint64_t ordinal, bool bfloat16, bool want_abs) {
   const char* function = "pack_linear";
-  const LinearArrays from(function, gradient, state, next_state, bfloat16);
+  const LinearArrays from(function, gradient, state, next_state, feedback, bfloat16);
   const Messages to(messages, function, Access::write, geometry);
   from.must_be_apart_from(to);
   const size_t first = first_of(function, first_block, blocks_of(from.size), geometry);
@@ -61,8 +61,8 @@ nb::tuple pack_linear_into(nb::handle gradient, nb::handle state, nb::handle nex
     nb::gil_scoped_release release;
     result = pack_linear(from.gradient ? from.gradient->data() : nullptr, from.type, from.size,
                          from.state ? from.state->data() : nullptr,
-                         from.next ? from.next->data() : nullptr, {a, b, c, d, unscale}, to.data(),
-                         geometry, first, options);
+                         from.next ? from.next->data() : nullptr, {a, b, c, d, unscale},
+                         from.feedback(), to.data(), geometry, first, options);
   }
   return nb::make_tuple(result.nonfinite_chunks, result.finite_coordinates, result.abs_sum);
 }
@@ -75,8 +75,8 @@ void define_pack(nb::module_& m) {
         "want_abs"_a = false);
   m.def("pack_linear", &pack_linear_into, "gradient"_a.none(), "state"_a.none(),
         "next_state"_a.none(), "messages"_a.none(), "geometry"_a, "first_block"_a, nb::kw_only(),
-        "a"_a, "b"_a, "c"_a, "d"_a, "unscale"_a, "ties"_a, "key"_a, "parity"_a, "ordinal"_a,
-        "bfloat16"_a = false, "want_abs"_a = false);
+        "a"_a, "b"_a, "c"_a, "d"_a, "unscale"_a, "feedback"_a.none(), "ties"_a, "key"_a,
+        "parity"_a, "ordinal"_a, "bfloat16"_a = false, "want_abs"_a = false);
 }
 
 }  // namespace hvd_sign

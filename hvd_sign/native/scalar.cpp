@@ -88,6 +88,32 @@ bool blend(const void* state, const void* gradient, size_t blocks, double a, dou
 }
 
 template <class Float>
+bool feed(const void* kept, const void* gradient, size_t blocks, double unscale, float sent,
+          bool exact, void* to) {
+  using Arithmetic = typename Float::Arithmetic;
+  using State = ArithmeticOf<Float>;
+  const Arithmetic u = Arithmetic(unscale);
+  const auto scale = State::bits(Arithmetic(sent));
+  typename State::Bits highest = 0;
+  for (size_t block = 0; block < blocks; ++block) {
+    const size_t begin = block * kBlock, end = begin + kBlock;
+    typename State::Bits any = 0;
+    for (size_t i = begin; i < end; ++i) any |= load_bits<State>(kept, i) & ~State::kSign;
+    for (size_t i = begin; i < end; ++i) {
+      const auto before = load_bits<State>(kept, i);
+      const bool silent = !any || (exact && !(before & ~State::kSign));
+      const auto cast = silent ? typename State::Bits(0) : scale | (before & State::kSign);
+      const Arithmetic left = State::value(before) - State::value(cast);
+      const auto sum = State::bits(u * Float::value(load_bits<Float>(gradient, i)) + left);
+      const auto magnitude = sum & ~State::kSign;
+      highest = magnitude > highest ? magnitude : highest;
+      store_bits<State>(to, i, magnitude < State::kLeastNormal ? typename State::Bits(0) : sum);
+    }
+  }
+  return highest < State::kInfinity;
+}
+
+template <class Float>
 void write(void* out, size_t blocks, const uint64_t* signs, const uint64_t* keep, double scale,
            bool /*past_cache*/) {
   using Bits = typename Float::Bits;
@@ -151,6 +177,7 @@ const Implementation kScalar = {
     {zeros<Float32>, zeros<Float64>, zeros<Float16>, zeros<BFloat16>},
     {abs_sum<Float32>, abs_sum<Float64>, abs_sum<Float16>, abs_sum<BFloat16>},
     {blend<Float32>, blend<Float64>, blend<Float16>, blend<BFloat16>},
+    {feed<Float32>, feed<Float64>, feed<Float16>, feed<BFloat16>},
     majority,
     signed_majority,
     weighted_majority,

@@ -71,8 +71,12 @@ class Round(ABC):
 
     def __init__(self, subject: Subject) -> None:
         self.bucket, self.rule, self.algorithm, self.options, self.transport, self.stream = subject
-        tentative = self.options.nonfinite == "skip"
-        self.states = States(self.algorithm, self.bucket.specs, tentative=tentative)
+        self.states = States(
+            self.algorithm,
+            self.bucket.specs,
+            tentative=self.options.nonfinite == "skip",
+            exact=self.options.ties == "zero",
+        )
         self.step = 0
         self.verdict_flags = 0
         self.weights: npt.NDArray[np.int8] | None = None

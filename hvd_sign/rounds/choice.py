@@ -11,7 +11,7 @@ from numbers import Integral
 from typing import Any
 from weakref import WeakSet
 
-from hvd_sign.algorithms import IDENTITY, make_algorithm
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.buckets import BLOCK, Bucket
 from hvd_sign.core.options import AUTO, VoteOptions
 from hvd_sign.exchanges import EXCHANGES, OWN, Exchange, get_exchange
@@ -39,7 +39,7 @@ def make_round(subject: Subject) -> Round:
     """
     if subject.options.exchange == AUTO:
         # Only the sign of a gradient, by majority, has a mean in its place.
-        summable = subject.rule.counts_once and subject.algorithm.linear() == IDENTITY
+        summable = subject.rule.counts_once and subject.algorithm.is_gradient
         options = choose_exchange(
             subject.bucket,
             subject.options,
@@ -105,7 +105,13 @@ def check_possible(options: VoteOptions, transport: Transport, rule: VoteRule) -
                 f"exchange: {options.exchange!r} counts ballots of nodes, but op={rule} {does} "
                 "ranks"
             )
-    if options.local == "mean" and make_algorithm(options.algorithm).linear() != IDENTITY:
+    algorithm = make_algorithm(options.algorithm)
+    if algorithm.feedback and options.scale != "mean_abs":
+        raise ValueError(
+            f"scale: algorithm={algorithm!r} keeps what its mean absolute value, sent with the "
+            f"signs, leaves unsaid; expected 'mean_abs', got {options.scale!r}"
+        )
+    if options.local == "mean" and not algorithm.is_gradient:
         raise ValueError(
             "local: 'mean' adds up a node's gradients, before any algorithm sees them; expected "
             f"'vote' with algorithm={options.algorithm!r}"

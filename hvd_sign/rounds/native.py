@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hvd_sign.algorithms import IDENTITY
 from hvd_sign.core import kernels
 from hvd_sign.core.observe import observers
 from hvd_sign.core.places import ABSTAINED, Messages
@@ -87,13 +86,13 @@ class NativeRound(Round):
         direct = write and not self.messages.scaled
         packing, taken = [], []
         with recorder.timed("pack_seconds"):
-            linear = self.algorithm.linear()
-            rows = zip(operands, self.messages.places, self.states.of(operands), strict=True)
+            linear, states = self.algorithm.linear(), self.states.of(operands)
+            rows = zip(operands, self.messages.places, states, strict=True)
             for operand, place, state in rows:
                 arrays = operand.device.host_arrays(operand)
                 out = arrays.out if direct and arrays is not None else None
                 signal, fused, packed = None, None, ABSTAINED
-                if arrays and (operand.raw or linear == IDENTITY):
+                if arrays and (operand.raw or self.algorithm.is_gradient):
                     signal = arrays.signal
                 elif arrays and linear and state and operand.votes(self.algorithm):
                     signal, fused = arrays.signal, state.fuse(linear, operand.unscale)
@@ -126,6 +125,10 @@ class NativeRound(Round):
         if vote.error:
             raise VoteError(vote.error)
         self.verdict_flags = vote.flags
+        if self.algorithm.feedback:
+            for state, mean_abs in zip(states, vote.means, strict=True):
+                if state is not None:
+                    state.mean_abs = mean_abs
         if self.rule.learns:
             self.judged, self.agreed = np.split(np.array(vote.counts, np.uint64), 2)
         totals = vote.totals()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from hvd_sign.algorithms import Algorithm, make_algorithm
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.agreement import REFUSED
 from hvd_sign.core.buckets import BLOCK, Bucket, TensorSpec
 from hvd_sign.core.options import VoteOptions
@@ -147,12 +147,12 @@ class AdHocStream(NamedStream):
                     "that does not"
                 )
             algorithm = make_algorithm(options.algorithm)
-            if algorithm.planes:
-                self._check_state(tensors, algorithm, name)
+            if algorithm.keeps:
+                self._check_state(tensors, options, name)
         blocks = sum(-(-math.prod(tensor.shape) // BLOCK) for tensor in tensors)
         carried = self._coordinator.carries_ballots and fits_inline(blocks, options)
         # A ballot that travels may have to be packed again, which a state would see.
-        carried = carried and not algorithm.planes
+        carried = carried and not algorithm.keeps
         operation = VoteOperation(
             self,
             tensors,
@@ -166,13 +166,13 @@ class AdHocStream(NamedStream):
         return self.enqueue(operation, name, finished)
 
     def _check_state(
-        self, tensors: Sequence[Tensor], algorithm: Algorithm, name: str | None
+        self, tensors: Sequence[Tensor], options: VoteOptions, name: str | None
     ) -> None:
         """Raises ValueError unless what an algorithm keeps can be kept, or fits what it keeps."""
-        who = f"name: {algorithm!r} keeps what belongs to a tensor under its name"
+        who = f"name: {options.algorithm!r} keeps what belongs to a tensor under its name"
         if name is None:
             raise ValueError(f"{who}; expected one, got None")
-        layouts = _layouts(algorithm, tensors)
+        layouts = _layouts(options, tensors)
         before, _ = self._states.get(name, (layouts, None))
         if layouts != before:
             raise ValueError(f"{who}; expected {before} for {name!r} as before, got {layouts}")
@@ -201,7 +201,7 @@ class AdHocStream(NamedStream):
         count = operation.number if operation.step is None else operation.step
         step = crc32(name.encode()) << 32 | count
         vote.title = f"step {count} of {operation.kind} {name!r}"
-        if vote.algorithm.planes:
+        if vote.algorithm.keeps:
             vote.states = self._states_of(name, operation, vote)
         yield from vote.run(step, [tensor.operand for tensor in operation.tensors])
         vote.states.end(counts=True)
@@ -211,10 +211,17 @@ class AdHocStream(NamedStream):
 
     def _states_of(self, name: str, operation: VoteOperation, vote: Round) -> States:
         """What an algorithm keeps under a name, for the tensors of its last vote."""
-        layouts = _layouts(vote.algorithm, operation.tensors)
+        layouts = _layouts(operation.options, operation.tensors)
         if name not in self._states:
-            states = States(vote.algorithm, vote.bucket.specs, tentative=False)
-            self._states[name] = layouts, states
+            self._states[name] = (
+                layouts,
+                States(
+                    vote.algorithm,
+                    vote.bucket.specs,
+                    tentative=False,
+                    exact=operation.options.ties == "zero",
+                ),
+            )
         return self._states[name][1]
 
     def _prepare(self, request: Request) -> Request:
@@ -264,7 +271,8 @@ class AdHocStream(NamedStream):
         )
 
 
-def _layouts(algorithm: Algorithm, tensors: Sequence[Tensor]) -> str:
-    """An algorithm and the tensors that it keeps something for."""
+def _layouts(options: VoteOptions, tensors: Sequence[Tensor]) -> str:
+    """An algorithm, the tensors that it keeps something for, and what else that depends on."""
     shapes = ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in tensors)
-    return f"{algorithm!r} of {shapes}"
+    ties = f" with ties={options.ties!r}" if options.algorithm.feedback else ""
+    return f"{options.algorithm!r} of {shapes}{ties}"

@@ -140,13 +140,13 @@ class VoteSession:
         """What a checkpoint keeps: ``common_state()``, and copies of this rank's own arrays.
 
         Returns:
-            By plane and ordinal, such as ``"momentum/3"``, the algorithm's arrays: flat, fp32, or
-            fp64 for fp64. Tensors that have never come to a vote have none.
+            By plane and ordinal, such as ``"momentum/3"``, the algorithm's arrays, and the residual
+            of a feedback: flat, fp32, or fp64 for fp64. Tensors that have never voted have none.
 
         Raises:
             AssertionError: votes are under way, which change the arrays.
         """
-        if self.under_way and self._algorithm.planes:
+        if self.under_way and self._algorithm.keeps:
             raise AssertionError(f"state: expected to be asked between steps; {UNDER_WAY}")
         kept = self.common_state()
         for vote in self._rounds:

@@ -7,4 +7,4 @@ from hvd_sign_tf.backend import horovod_api
 
 
 class Compression(VoteCompressions, horovod_api.Compression):
-    """The runtime's ``none`` and ``fp16``, and what votes: ``sign``, ``signum()``, ``lion()``."""
+    """The runtime's ``none`` and ``fp16``, and what votes: ``sign``, ``signum()`` and so on."""

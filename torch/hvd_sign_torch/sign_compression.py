@@ -7,4 +7,4 @@ from hvd_sign_torch.backend import horovod_api
 
 
 class Compression(VoteCompressions, horovod_api.Compression):  # type: ignore[misc]
-    """Horovod's ``none`` and ``fp16``, and what votes: ``sign``, ``signum()``, ``lion()``."""
+    """Horovod's ``none`` and ``fp16``, and what votes: ``sign``, ``signum()`` and so on."""

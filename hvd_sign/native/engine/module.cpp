@@ -77,20 +77,20 @@ Operand make_operand(nb::handle item, size_t count) {
   }
   operand.elsewhere = signal.is_none() && fused.is_none();
   if (!fused.is_none()) {
-    const auto [a, b, c, d, unscale, state, next] =
-        nb::cast<std::tuple<double, double, double, double, double, nb::object, nb::object>>(fused);
+    const auto [a, b, c, d, unscale, state, next, feedback] =
+        nb::cast<std::tuple<double, double, double, double, double, nb::object, nb::object,
+                            nb::object>>(fused);
     operand.fused = true;
     operand.linear = {a, b, c, d, unscale};
-    const FloatArray from(state, {"vote", "state"}, Access::read, false);
-    const FloatArray to(next, {"vote", "next"}, Access::write, false);
-    if (signal.is_none()) operand.signal_type = from.type;
-    if (from.size() != count || to.size() != count ||
-        from.type != arithmetic_of(operand.signal_type) || to.type != from.type) {
-      from.argument().wrong_value(std::to_string(count) + " items of the arithmetic's type",
-                                  std::to_string(from.size()));
+    const LinearArrays arrays("vote", signal, state, next, feedback, bfloat16);
+    if (arrays.size != count) {
+      const Argument of_state{"vote", "state"};
+      of_state.wrong_value(std::to_string(count) + " items", std::to_string(arrays.size));
     }
-    operand.state = from.data();
-    operand.next = to.data();
+    operand.signal_type = arrays.type;
+    if (arrays.state) operand.state = arrays.state->data();
+    if (arrays.next) operand.next = arrays.next->data();
+    operand.feedback = arrays.feedback();
   }
   if (!out.is_none()) {
     const FloatArray to(out, {"vote", "out"}, Access::write, bfloat16);
@@ -215,6 +215,14 @@ NB_MODULE(_engine, m) {
                      return (self.vote->any_flags & kNonfinite) | self.vote->all_flags;
                    })
       .def_prop_ro("counts", [](const PyVote& self) { return self.vote->counts; })
+      .def_prop_ro("means",
+                   [](const PyVote& self) {
+                     std::vector<float> means;
+                     for (const Operand& operand : self.vote->operands) {
+                       means.push_back(operand.packed.mean_abs());
+                     }
+                     return means;
+                   })
       .def("totals", &totals)
       .def("spans", &spans);
   m.def("vote", &make_vote, "plan"_a);

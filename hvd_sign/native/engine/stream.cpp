@@ -50,6 +50,22 @@ void copy_blocks(const uint8_t* from, const Geometry& from_geometry, size_t from
   }
 }
 
+// Packs a part of what an algorithm that keeps something makes of the gradient.
+PackResult pack_kept(const Operand& operand, const Part& part, const uint8_t* signal,
+                     uint8_t* ballots, const Geometry& geometry, const PackOptions& options) {
+  const size_t offset = part.block * kBlock * bytes_of(arithmetic_of(operand.signal_type));
+  const auto at = [offset](auto* array) { return array ? array + offset : nullptr; };
+  Feedback feedback;
+  if (operand.feedback.kept) {
+    const size_t chunk = part.block / kChunkBlocks;
+    feedback = {at(static_cast<const uint8_t*>(operand.feedback.kept)),
+                at(static_cast<uint8_t*>(operand.feedback.next)), operand.feedback.sent + chunk,
+                operand.feedback.next_sent + chunk};
+  }
+  return pack_linear(signal, operand.signal_type, part.count, at(operand.state), at(operand.next),
+                     operand.linear, feedback, ballots, geometry, part.first, options);
+}
+
 Labels labels(const Vote& vote, Kind kind, uint32_t segment) {
   const PlanSettings& s = vote.plan->settings;
   return {kind, s.ties, s.stream, s.bucket, segment, vote.step};
@@ -185,10 +201,7 @@ void Stream::pack_segment(Vote& vote, const Segment& segment, SegmentBuffers& bu
                         part.first, options);
       return;
     }
-    const size_t offset = part.block * kBlock * bytes_of(arithmetic_of(operand.signal_type));
-    packed_[i] = pack_linear(signal, operand.signal_type, part.count, operand.state + offset,
-                             operand.next + offset, operand.linear, buffers.ballots.data(),
-                             geometry, part.first, options);
+    packed_[i] = pack_kept(operand, part, signal, buffers.ballots.data(), geometry, options);
   };
   if (pool_.threads() == 1) {
     for (size_t i = 0; i < segment.parts.size(); ++i) pack_part(i);

@@ -21,11 +21,12 @@ struct Operand {
   uint8_t* out = nullptr;  // null: the verdict is taken later, from the plan's verdicts
   Dtype out_type = Dtype::float32;
   double factor = 1;
-  // Of an algorithm with a state, which is of the arithmetic's type.
+  // Of an algorithm that keeps something, which is of the arithmetic's type.
   bool fused = false;
   Linear linear{};
   const uint8_t* state = nullptr;
   uint8_t* next = nullptr;
+  Feedback feedback;
   // Of a signal that was packed elsewhere; added to by packing here.
   PackResult packed;
 };

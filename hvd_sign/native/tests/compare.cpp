@@ -7,122 +7,11 @@
 // Prints what was compared, and a digest of the scalar results: it is the same on all machines.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <exception>
-#include <functional>
-#include <random>
-#include <string>
-#include <vector>
 
-#include "../coin.h"
-#include "../kernels.h"
-
-using namespace hvd_sign;
+#include "comparison.h"
 
 namespace {
-
-using Bytes = std::vector<uint8_t>;
-
-const Dtype kTypes[] = {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16};
-const char* const kNames[] = {"float32", "float64", "float16", "bfloat16"};
-
-std::mt19937_64 random_bits(1);  // the standard fixes its sequence, not that of distributions
-
-uint64_t below(uint64_t end) { return random_bits() % end; }
-
-void store_number(Dtype dtype, uint8_t* to, uint64_t bits) {
-  std::memcpy(to, &bits, bytes_of(dtype));  // little-endian: the low bytes
-}
-
-// Numbers of every exponent, with zeros of both signs, subnormals, and at times NaN and infinity.
-void fill(Dtype dtype, uint8_t* to, size_t count, unsigned zeros_in_8, bool nonfinite) {
-  const size_t bytes = bytes_of(dtype);
-  const unsigned fraction[] = {23, 52, 10, 7};
-  const unsigned exponent[] = {8, 11, 5, 8};
-  const uint64_t sign = 1ull << (bytes * 8 - 1);
-  const uint64_t top = 1ull << (fraction[size_t(dtype)] + exponent[size_t(dtype)] - 1);
-  for (size_t i = 0; i < count; ++i) {
-    uint64_t bits = random_bits() & (sign | (sign - 1));
-    if (!nonfinite) bits &= ~top;  // half of all exponents: no sum overflows
-    if (below(16) == 0) bits &= sign | ((1ull << fraction[size_t(dtype)]) - 1);
-    if (below(8) < zeros_in_8) bits &= sign;
-    store_number(dtype, to + i * bytes, bits);
-  }
-}
-
-// What one call leaves behind: its buffers, and what it returns.
-struct Outcome {
-  std::vector<Bytes> buffers;
-  std::vector<uint64_t> numbers;
-
-  bool operator==(const Outcome& other) const {
-    return buffers == other.buffers && numbers == other.numbers;
-  }
-};
-
-class Comparison {
- public:
-  explicit Comparison(std::vector<std::string> names) : names_(std::move(names)) {}
-
-  // Runs `call` on the scalar implementation and on the others.
-  void compare(const std::string& what, const std::function<Outcome()>& call) {
-    set_implementation("scalar");
-    const Outcome expected = call();
-    for (const Bytes& buffer : expected.buffers) {
-      for (const uint8_t byte : buffer) digest_ = (digest_ ^ byte) * 0x100000001B3;
-    }
-    for (const uint64_t number : expected.numbers) digest_ = mix64(digest_ ^ number);
-    for (const std::string& name : names_) {
-      set_implementation(name);
-      calls_ += 1;
-      if (call() == expected) continue;
-      if (++wrong_ <= 10) std::printf("%s differs from scalar: %s\n", name.c_str(), what.c_str());
-    }
-  }
-
-  // Two ways to one result, on the implementation that ran last. Sums may differ in the last bits.
-  void same(const std::string& what, Outcome one, Outcome other) {
-    one.numbers.back() = other.numbers.back() = 0;
-    calls_ += 1;
-    if (!(one == other) && ++wrong_ <= 10) std::printf("not the same: %s\n", what.c_str());
-  }
-
-  void section(const char* name) {
-    std::printf("%-16s %8zu calls\n", name, calls_);
-    total_ += calls_;
-    calls_ = 0;
-  }
-
-  int report() const {
-    std::string all;
-    for (const std::string& name : names_) all += " " + name;
-    std::printf("digest %016llx\n", static_cast<unsigned long long>(digest_));
-    std::printf("%zu calls,%s: %zu differ from scalar\n", total_, all.c_str(), wrong_);
-    return wrong_ || !total_;
-  }
-
- private:
-  const std::vector<std::string> names_;
-  size_t calls_ = 0, total_ = 0, wrong_ = 0;
-  uint64_t digest_ = 0xCBF29CE484222325;
-};
-
-// Every length up to two blocks and a bit, then around the ends of blocks and of chunks.
-std::vector<size_t> lengths() {
-  std::vector<size_t> found;
-  for (size_t count = 0; count <= 140; ++count) found.push_back(count);
-  for (const size_t near : {192u, 320u, 512u, 4096u, 8192u}) {
-    for (const size_t count : {near - 1, near, near + 1}) found.push_back(count);
-  }
-  return found;
-}
-
-std::string describe(const char* type, size_t count, size_t offset, size_t variant) {
-  return std::string(type) + ", " + std::to_string(count) + " coordinates at byte " +
-         std::to_string(offset) + ", variant " + std::to_string(variant);
-}
-
-size_t blocks_for(size_t count) { return (count + kBlock - 1) / kBlock; }
 
 void compare_pack(Comparison& comparison) {
   for (const Dtype dtype : kTypes) {
@@ -152,7 +41,8 @@ void compare_pack(Comparison& comparison) {
   comparison.section("pack");
 }
 
-// Whole tensors, in place or into another state; and cut into pieces as the engine does it.
+// Whole tensors, in place or into another state; and cut into pieces as the engine does it. The
+// variants from 12 on have feedback.
 void compare_linear(Comparison& comparison) {
   const Linear factors[] = {{0.9, 0.1, 0.9, 0.1, 1},
                             {0.9, 0.1, 0.99, 0.01, 0x1p-10},
@@ -162,36 +52,51 @@ void compare_linear(Comparison& comparison) {
     const Dtype of_state = arithmetic_of(dtype);
     const size_t bytes = bytes_of(dtype), state_bytes = bytes_of(of_state);
     for (const size_t count : lengths()) {
-      for (size_t variant = 0; variant < 12; ++variant) {
+      for (size_t variant = 0; variant < 24; ++variant) {
         const Ties ties = Ties(variant % 3);
-        const bool nonfinite = variant >= 9, in_place = variant & 1, absent = variant == 4;
+        const bool nonfinite = variant % 12 >= 9, in_place = variant & 1, absent = variant == 4;
+        const bool alone = variant >= 21;  // the gradient is what is fed back to
         const size_t offset = below(65), first = below(3);
         const Geometry geometry(int64_t(blocks_for(count) + first), int64_t(1 + below(3)),
                                 ties == Ties::zero, 0);
         Bytes gradient(offset + count * bytes), state(offset + count * state_bytes);
         fill(dtype, gradient.data() + offset, count, variant % 4, nonfinite);
         fill(of_state, state.data() + offset, count, variant % 4, nonfinite && in_place);
+        Bytes kept(variant < 12 ? 0 : offset + count * state_bytes);
+        if (!kept.empty()) fill(of_state, kept.data() + offset, count, below(9), variant == 20);
+        std::vector<float> sent((count + kChunk - 1) / kChunk);
+        for (float& scale : sent) scale = float(below(1000)) * 0x1p-9f;
         const PackOptions options{ties,       random_bits(), bool(variant & 1),
                                   below(100), !nonfinite,    kChunkBlocks * below(3)};
         const auto run = [&](size_t piece) {
-          Bytes messages(geometry.total_bytes), next = state;
+          Bytes messages(geometry.total_bytes), next = state, next_kept = kept;
           const uint8_t* m = (in_place ? next : state).data() + offset;
+          std::vector<float> next_sent = sent;
           PackResult sum;
           for (size_t done = 0; done < count; done += piece) {
             PackOptions here = options;
             here.block += done / kBlock;
-            const PackResult seen =
-                pack_linear(absent ? nullptr : gradient.data() + offset + done * bytes, dtype,
-                            std::min(piece, count - done), m + done * state_bytes,
-                            next.data() + offset + done * state_bytes, factors[variant / 3],
-                            messages.data(), geometry, first + done / kBlock, here);
+            const size_t from = offset + done * state_bytes, chunk = done / kChunk;
+            Feedback feedback;
+            if (!kept.empty()) {
+              feedback = {(in_place ? next_kept : kept).data() + from, next_kept.data() + from,
+                          sent.data() + chunk, next_sent.data() + chunk};
+            }
+            const PackResult seen = pack_linear(
+                absent ? nullptr : gradient.data() + offset + done * bytes, dtype,
+                std::min(piece, count - done), alone ? nullptr : m + done * state_bytes,
+                alone ? nullptr : next.data() + from, factors[variant / 3 % 4], feedback,
+                messages.data(), geometry, first + done / kBlock, here);
             sum.nonfinite_chunks += seen.nonfinite_chunks;
             sum.finite_coordinates += seen.finite_coordinates;
             sum.abs_sum += seen.abs_sum;
           }
           uint64_t abs_sum;
           std::memcpy(&abs_sum, &sum.abs_sum, sizeof abs_sum);
-          return Outcome{{messages, next}, {sum.nonfinite_chunks, sum.finite_coordinates, abs_sum}};
+          Bytes scales(next_sent.size() * sizeof(float));
+          if (!scales.empty()) std::memcpy(scales.data(), next_sent.data(), scales.size());
+          return Outcome{{messages, next, next_kept, scales},
+                         {sum.nonfinite_chunks, sum.finite_coordinates, abs_sum}};
         };
         const std::string what = describe(kNames[size_t(dtype)], count, offset, variant);
         comparison.compare("pack_linear " + what, [&] { return run(count + 1); });

@@ -57,10 +57,11 @@ class Far(PlaneDevice):
     def keep(self, sound: Any, new: Any, old: Any, into: Any) -> None:
         into[...] = np.where(sound, new, old)
 
-    def unpack(self, out: FarArray, signs: Words, keep: Words, scale: float) -> None:
-        negative, kept = bits(signs, out.numbers.size), bits(keep, out.numbers.size)
+    def unpack(self, out: FarArray | np.ndarray, signs: Words, keep: Words, scale: float) -> None:
+        numbers = out.numbers if isinstance(out, FarArray) else out
+        negative, kept = bits(signs, numbers.size), bits(keep, numbers.size)
         verdict = np.where(kept, np.where(negative, -scale, scale), 0)
-        out.numbers[...] = verdict.reshape(out.numbers.shape)
+        numbers[...] = verdict.reshape(numbers.shape)
 
     def read(self, operand: Operand) -> np.ndarray | None:
         return None if operand.signal is None else operand.signal.numbers.astype(np.float32)
