@@ -235,18 +235,17 @@ def test_skewed_noise_goes_the_right_way(world):
 
 @pytest.mark.ranks(3)
 def test_a_majority_of_different_data_is_still_no_mean(world):
-    """1, 2 and -10 on three ranks: plain signs say +, and so does a majority of what each sends.
+    """1, 2 and -10, rank after rank: plain signs say +, and so does a majority of what each sends.
 
     Feedback makes each rank's own stream of signs right on average, not the majority of them. Among
     coordinates that are larger, and with noise, -10 is sent as minus more often than 1 and 2 are as
     plus, and the mean's sign comes out.
     """
-    if world.size != 3:
-        pytest.skip("of three ranks")
-    own = (1.0, 2.0, -10.0)[world.rank]
+    own = (1.0, 2.0, -10.0)[world.rank % 3]
+    scale = reference.lower_median([(1.0, 2.0, 10.0)[rank % 3] for rank in range(world.size)])
     assert (drift(world, "sign", lambda step: np.full(64, own), 20, 64) > 0).all()
-    np.testing.assert_array_equal(
-        drift(world, EfSign(), lambda step: np.full(64, own), 20, 64), 2.0
+    np.testing.assert_allclose(
+        drift(world, EfSign(), lambda step: np.full(64, own), 20, 64), scale, rtol=1e-6
     )
 
     def among_larger(step):
@@ -255,7 +254,7 @@ def test_a_majority_of_different_data_is_still_no_mean(world):
         return numbers
 
     assert drift(world, "sign", among_larger)[:100].mean() > 0
-    assert drift(world, EfSign(), among_larger)[:100].mean() < -1.5
+    assert drift(world, EfSign(), among_larger)[:100].mean() < -1
 
 
 @pytest.mark.parametrize("size", [7, 5000])
