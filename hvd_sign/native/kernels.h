@@ -45,18 +45,18 @@ PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages
 
 // A signal and a next state that are linear in the state m and the gradient g:
 // s = a m + b (u g) and m' = c m + d (u g). All is rounded to the type of the arithmetic, each
-// factor and after each operation: float64 beside a float64 gradient, else float32. An s or m' below
-// the normal numbers is 0, so that a state that nothing feeds comes to rest.
+// factor and after each operation: float64 beside a float64 gradient, else float32. An s or m'
+// below the normal numbers is 0, so that a state that nothing feeds comes to rest.
 struct Linear {
   double a, b, c, d;
   double unscale;  // u
 };
 
-// Error feedback (Karimireddy et al. 2019, arXiv 1901.09847): what is packed is p = s + e, where the
-// residual e = p' - sent * cast is what the ballot of the step before, of p', left unsaid. cast is
-// the sign bit of p', of a zero too; 0 in a block of zeros alone, and of a zero under Ties::zero.
-// p, of the arithmetic's type and 0 below the normal numbers, is kept with what was cast for a zero
-// as its sign.
+// Error feedback (Karimireddy et al. 2019, arXiv 1901.09847): what is packed is p = s + e, where
+// the residual e = p' - sent * cast is what the ballot of the step before, of p', left unsaid. cast
+// is the sign bit of p', of a zero too; 0 in a block of zeros alone, and of a zero under
+// Ties::zero. p, of the arithmetic's type and 0 below the normal numbers, is kept with what was
+// cast for a zero as its sign.
 struct Feedback {
   const void* kept = nullptr;  // p'; null: there is no feedback
   void* next = nullptr;        // p; may be `kept`, else it is memory apart
