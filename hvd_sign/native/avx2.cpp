@@ -174,10 +174,10 @@ bool feed(const void* kept, const void* gradient, size_t blocks, double unscale,
     const Vector said = _mm256_testz_si256(any, magnitude) ? zero : scale;
     for (size_t i = 0; i < kVectors<State>; ++i) {
       const Vector before = load_vector(p);
-      const Vector casts = _mm256_or_si256(
-          zeros_cast, L::above(_mm256_and_si256(before, magnitude), zero));
-      const Vector cast = _mm256_and_si256(
-          _mm256_or_si256(said, _mm256_andnot_si256(magnitude, before)), casts);
+      const Vector casts =
+          _mm256_or_si256(zeros_cast, L::above(_mm256_and_si256(before, magnitude), zero));
+      const Vector cast =
+          _mm256_and_si256(_mm256_or_si256(said, _mm256_andnot_si256(magnitude, before)), casts);
       const Sum left = Sum(before) - Sum(cast);
       const Sum sum = u * Numbers<Float>::load(g) + left;
       const Vector size = _mm256_and_si256(Vector(sum), magnitude);

@@ -51,8 +51,8 @@ struct Implementation {
   // whether all of them are finite.
   bool (*blend[kDtypes])(const void* state, const void* gradient, size_t blocks, double a, double b,
                          double unscale, void* to);
-  // By Dtype of the gradient: whole blocks of unscale * gradient + (kept - sent * cast), as Feedback
-  // says and blend computes; `exact`: a zero has cast nothing. `to` may be `gradient`.
+  // By Dtype of the gradient: whole blocks of unscale * gradient + (kept - sent * cast), as
+  // Feedback says and blend computes; `exact`: a zero has cast nothing. `to` may be `gradient`.
   bool (*feed[kDtypes])(const void* kept, const void* gradient, size_t blocks, double unscale,
                         float sent, bool exact, void* to);
 

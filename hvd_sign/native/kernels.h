@@ -52,11 +52,11 @@ struct Linear {
   double unscale;  // u
 };
 
-// Error feedback (Karimireddy et al. 2019, arXiv 1901.09847): what is packed is p = s + e, where the
-// residual e = p' - sent * cast is what the ballot of the step before, of p', left unsaid. cast is
-// the sign bit of p', of a zero too; 0 in a block of zeros alone, and of a zero under Ties::zero.
-// p, of the arithmetic's type and 0 below the normal numbers, is kept with what was cast for a zero
-// as its sign.
+// Error feedback (Karimireddy et al. 2019, arXiv 1901.09847): what is packed is p = s + e, where
+// the residual e = p' - sent * cast is what the ballot of the step before, of p', left unsaid. cast
+// is the sign bit of p', of a zero too; 0 in a block of zeros alone, and of a zero under
+// Ties::zero. p, of the arithmetic's type and 0 below the normal numbers, is kept with what was
+// cast for a zero as its sign.
 struct Feedback {
   const void* kept = nullptr;  // p'; null: there is no feedback
   void* next = nullptr;        // p; may be `kept`, else it is memory apart

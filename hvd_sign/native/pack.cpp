@@ -107,8 +107,8 @@ class Packer {
 // By 2 blocks one core that copies at 40 GB/s reaches 38, by 8 blocks 31.
 constexpr size_t kBatch = 2 * kBlock;
 
-// Computes the signal and what is kept next of a chunk beside what was kept, in whose place it comes
-// when the chunk has turned out finite.
+// Computes the signal and what is kept next of a chunk beside what was kept, in whose place it
+// comes when the chunk has turned out finite.
 class LinearUpdate {
  public:
   LinearUpdate(const void* gradient, Dtype dtype, const void* state, void* next,

@@ -75,8 +75,8 @@ void define_pack(nb::module_& m) {
         "want_abs"_a = false);
   m.def("pack_linear", &pack_linear_into, "gradient"_a.none(), "state"_a.none(),
         "next_state"_a.none(), "messages"_a.none(), "geometry"_a, "first_block"_a, nb::kw_only(),
-        "a"_a, "b"_a, "c"_a, "d"_a, "unscale"_a, "feedback"_a.none(), "ties"_a, "key"_a,
-        "parity"_a, "ordinal"_a, "bfloat16"_a = false, "want_abs"_a = false);
+        "a"_a, "b"_a, "c"_a, "d"_a, "unscale"_a, "feedback"_a.none(), "ties"_a, "key"_a, "parity"_a,
+        "ordinal"_a, "bfloat16"_a = false, "want_abs"_a = false);
 }
 
 }  // namespace hvd_sign

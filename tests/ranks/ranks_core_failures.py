@@ -128,6 +128,8 @@ class Says(Algorithm):
         ("planes", "mv", "planes: expected a tuple of identifiers, got 'mv'"),
         ("planes", ("a/b",), "planes: expected a tuple of identifiers"),
         ("planes", ("step",), "planes: expected other names than"),
+        ("planes", ("residual",), "planes: expected other names than"),
+        ("feedback", "yes", "feedback: expected True or False, got 'yes'"),
         ("absent", "zeros", "absent: expected 'abstain' or 'zero', got 'zeros'"),
         ("straight", (1, 2, 3), "linear.*: expected a Linear"),
         (

@@ -67,30 +67,31 @@ Operand make_operand(nb::handle item, size_t count) {
   Operand operand;
   operand.factor = factor;
   operand.packed = {nonfinite, finite, abs_sum};
-  if (!signal.is_none()) {
+  if (!fused.is_none()) {
+    const auto [a, b, c, d, unscale, state, next, feedback] = nb::cast<
+        std::tuple<double, double, double, double, double, nb::object, nb::object, nb::object>>(
+        fused);
+    const LinearArrays arrays("vote", signal, state, next, feedback, bfloat16);
+    if (arrays.size != count) {
+      const Argument argument{"vote", "signal"};
+      argument.wrong_value(std::to_string(count) + " items", std::to_string(arrays.size));
+    }
+    operand.fused = true;
+    operand.linear = {a, b, c, d, unscale};
+    operand.signal_type = arrays.type;
+    if (arrays.gradient) operand.signal = arrays.gradient->data();
+    if (arrays.state) operand.state = arrays.state->data();
+    if (arrays.next) operand.next = arrays.next->data();
+    operand.feedback = arrays.feedback();
+  } else if (!signal.is_none()) {
     const FloatArray from(signal, {"vote", "signal"}, Access::read, bfloat16);
     if (from.size() != count) {
       from.argument().wrong_value(std::to_string(count) + " items", std::to_string(from.size()));
     }
     operand.signal = from.data();
     operand.signal_type = from.type;
-  }
-  operand.elsewhere = signal.is_none() && fused.is_none();
-  if (!fused.is_none()) {
-    const auto [a, b, c, d, unscale, state, next, feedback] =
-        nb::cast<std::tuple<double, double, double, double, double, nb::object, nb::object,
-                            nb::object>>(fused);
-    operand.fused = true;
-    operand.linear = {a, b, c, d, unscale};
-    const LinearArrays arrays("vote", signal, state, next, feedback, bfloat16);
-    if (arrays.size != count) {
-      const Argument of_state{"vote", "state"};
-      of_state.wrong_value(std::to_string(count) + " items", std::to_string(arrays.size));
-    }
-    operand.signal_type = arrays.type;
-    if (arrays.state) operand.state = arrays.state->data();
-    if (arrays.next) operand.next = arrays.next->data();
-    operand.feedback = arrays.feedback();
+  } else {
+    operand.elsewhere = true;
   }
   if (!out.is_none()) {
     const FloatArray to(out, {"vote", "out"}, Access::write, bfloat16);

@@ -82,11 +82,11 @@ void compare_linear(Comparison& comparison) {
               feedback = {(in_place ? next_kept : kept).data() + from, next_kept.data() + from,
                           sent.data() + chunk, next_sent.data() + chunk};
             }
-            const PackResult seen = pack_linear(
-                absent ? nullptr : gradient.data() + offset + done * bytes, dtype,
-                std::min(piece, count - done), alone ? nullptr : m + done * state_bytes,
-                alone ? nullptr : next.data() + from, factors[variant / 3 % 4], feedback,
-                messages.data(), geometry, first + done / kBlock, here);
+            const PackResult seen =
+                pack_linear(absent ? nullptr : gradient.data() + offset + done * bytes, dtype,
+                            std::min(piece, count - done), alone ? nullptr : m + done * state_bytes,
+                            alone ? nullptr : next.data() + from, factors[variant / 3 % 4],
+                            feedback, messages.data(), geometry, first + done / kBlock, here);
             sum.nonfinite_chunks += seen.nonfinite_chunks;
             sum.finite_coordinates += seen.finite_coordinates;
             sum.abs_sum += seen.abs_sum;
