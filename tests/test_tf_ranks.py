@@ -26,4 +26,5 @@ def test_tensorflow(inner, ranks, runtime):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_tensorflow_on_mpi_alone(inner, ranks):
-    inner(ranks, "ranks_mpi_tf.py", "ranks_tf_ops.py", extra=settings("mpi"))
+    files = ("ranks_mpi_tf.py", "ranks_tf_ops.py", "ranks_tf_compression.py", "ranks_tf_sign_*.py")
+    inner(ranks, *files, limit=300, extra=settings("mpi"))

@@ -67,3 +67,14 @@ def same_everywhere(world: Any, *tensors: Any) -> bool:
 
 
 refused_alike = partial(alike.refused_alike, kinds=(ValueError, TypeError, tf.errors.OpError))
+
+
+BETAS = {"sign": (0.0, 0.0), "signum": (0.9, 0.9), "lion": (0.9, 0.99)}
+"""Of the published algorithms: of the signal, and of the momentum that is kept."""
+
+
+def stepped(kind: str, kept: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One rank's signal and its momentum after it, in fp32, each operation rounded."""
+    of_signal, of_kept = (np.float32(beta) for beta in BETAS[kind])
+    rest = [np.float32(1 - beta) for beta in BETAS[kind]]
+    return of_signal * kept + rest[0] * gradient, of_kept * kept + rest[1] * gradient

@@ -22,8 +22,8 @@ Work = Callable[[Sequence[Array], Sequence[Array]], None]
 """Reads the first arrays and fills the second; all at least one-dimensional."""
 
 NO_XLA = (
-    "XLA cannot compile what talks to other ranks: use tf.function without jit_compile=True, or "
-    "model.compile(..., jit_compile=False), or give model.fit the callback "
+    "XLA cannot compile what the host does, such as votes: use tf.function without "
+    "jit_compile=True, or model.compile(..., jit_compile=False), or give model.fit the callback "
     "hvd.keras.callbacks.BroadcastGlobalVariablesCallback(0), which switches it off"
 )
 NO_GRAPH = (

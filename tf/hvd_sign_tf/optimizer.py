@@ -6,20 +6,21 @@ import logging
 from typing import Any
 
 from hvd_sign.frontend.arguments import op_of
-from hvd_sign.votes import is_vote_rule
+from hvd_sign.votes import MajorityVote, is_vote_rule
 from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.meeting import meet_first
 from hvd_sign_tf.settings import make_settings
 from hvd_sign_tf.sign_compression import Compression
-from hvd_sign_tf.wrapping import checked, loss_scaling, wrap
+from hvd_sign_tf.sign_optimizers import SignOptimizer
+from hvd_sign_tf.wrapping import checked, inner_of, loss_scaling, wrap
 
 logger = logging.getLogger("hvd_sign")
 
 
 def warn_of_norms(optimizer: Any) -> None:
     """Tells, on rank 0, that a vote leaves nothing to be clipped by its norm."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_of(optimizer)
     for name in ("clipnorm", "global_clipnorm"):
         if getattr(inner, name, None) is not None and backend.rank() == 0:
             logger.warning(
@@ -28,6 +29,20 @@ def warn_of_norms(optimizer: Any) -> None:
                 name,
                 getattr(inner, name),
             )
+
+
+def _asked_of(
+    optimizer: Any, compression: Any, op: Any, vote: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The operation, and a vote's keywords: an optimizer of signs has its own."""
+    op = op_of(compression, op, Compression.none)
+    inner = inner_of(optimizer)
+    if compression is not Compression.none or not isinstance(inner, SignOptimizer):
+        return op, vote
+    op = MajorityVote if op is None else op
+    if is_vote_rule(op) and vote.get("algorithm") is None:
+        vote = inner.vote_keywords() | {k: v for k, v in vote.items() if v is not None}
+    return op, vote
 
 
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
@@ -52,10 +67,12 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
 ) -> Any:
     """Horovod's ``DistributedOptimizer``, or one that votes on gradients.
 
-    It votes if ``compression`` is ``hvd.Compression.sign`` or ``op`` is ``hvd.MajorityVote``: each
-    rank sends the signs of its gradient, and the optimizer steps on the majority's verdict in
-    {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291); a learning rate near 1e-4 fits SGD. The
-    first step is collective over ``process_set``.
+    It votes if ``compression`` is ``hvd.Compression.sign`` or its like, such as
+    ``hvd.Compression.signum(0.9)``, if ``op`` is ``hvd.MajorityVote``, or if the optimizer is
+    ``hvd.SignSGD``, ``hvd.Signum`` or ``hvd.Lion`` and neither is given: each rank sends the signs
+    of its gradient, or of what an algorithm makes of it, and the optimizer steps on the majority's
+    verdict in {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291); a learning rate near 1e-4 fits
+    SGD. The first step is collective over ``process_set``.
 
     Horovod's arguments mean what they mean there. In a vote ``groups`` says which gradients share
     messages, ``gradient_predivide_factor`` has no effect, and ``tf.IndexedSlices`` need
@@ -94,7 +111,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         "process_set": process_set,
         "scale_local_gradients": scale_local_gradients,
     }
-    votes = is_vote_rule(op_of(compression, op, Compression.none))
+    op, vote = _asked_of(optimizer, compression, op, vote)
+    votes = is_vote_rule(op)
     ours = votes or backend.runtime != "horovod"
     if ours:
         optimizer = checked(optimizer)

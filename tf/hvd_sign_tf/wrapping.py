@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from hvd_sign_tf.backend import horovod_api
 from hvd_sign_tf.exchanges import Exchanges, Outcome
 from hvd_sign_tf.local import LocalVariables
+from hvd_sign_tf.sign_optimizers import SignOptimizer
 from hvd_sign_tf.state import STATE_FILE, ExchangeState
 
 
@@ -209,6 +211,11 @@ class Keras3Optimizer(ExchangingOptimizer):
         return loss_scaling(self) or self.loss_scale_factor is not None
 
 
+def inner_of(optimizer: Any) -> Any:
+    """The optimizer that a LossScaleOptimizer lets step; else the optimizer itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def loss_scaling(optimizer: Any) -> bool:
     """Whether it is a LossScaleOptimizer."""
     return isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
@@ -228,19 +235,34 @@ def _family(optimizer: Any) -> type[ExchangingOptimizer]:
     return Keras3Optimizer if hasattr(optimizer, "apply") else Keras2Optimizer
 
 
+@cache
+def _wrapped_class(base: Any, family: Any) -> type:
+    """The class of a wrapped optimizer, which Keras' files know by the name of its own class."""
+    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    made = type(base.__name__, (family, base), names)
+    package, registered, name = tf.keras.utils.get_registered_name(base).rpartition(">")
+    if registered:
+        register = tf.keras.utils.register_keras_serializable(package, name)
+        for known in (made, base):  # the last one is what the name stands for
+            register(known)
+    return made
+
+
 def wrap(optimizer: Any, exchanges: Exchanges) -> Any:
     """Lets an optimizer exchange its gradients from now on: its class becomes one derived from it.
 
     So its slots, its step count and whoever refers to it stay what they are.
     """
-    base = type(optimizer)
-    # Under the wrapped class's own name, so that a saved model loads without hvd_sign.
-    names = {"__module__": base.__module__, "__qualname__": base.__qualname__}
-    optimizer.__class__ = type(base.__name__, (_family(optimizer), base), names)
+    base: Any = type(optimizer)
+    family: Any = _family(optimizer)
+    optimizer.__class__ = _wrapped_class(base, family)
     optimizer._hvd_sign = exchanges
     optimizer._hvd_sign_local = LocalVariables()
     optimizer._hvd_sign_computed = Computed()
     optimizer.exchange_state = ExchangeState(exchanges)
+    inner, local = inner_of(optimizer), optimizer._hvd_sign_local
+    if exchanges.settings.votes and isinstance(inner, SignOptimizer):
+        inner.take_verdicts(lambda variable: exchanges.included and variable not in local)
     return optimizer
 
 
@@ -254,8 +276,7 @@ def checked(optimizer: Any) -> Any:
     _family(optimizer)
     if isinstance(optimizer, ExchangingOptimizer):
         raise ValueError("optimizer: hvd.DistributedOptimizer has wrapped it already")
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    passes = getattr(inner, "gradient_accumulation_steps", None)
+    passes = getattr(inner_of(optimizer), "gradient_accumulation_steps", None)
     if passes:
         raise ValueError(
             "optimizer: gradient_accumulation_steps would add up what ranks have agreed on; "

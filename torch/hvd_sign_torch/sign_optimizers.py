@@ -17,13 +17,11 @@ from hvd_sign import algorithms
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.core.buckets import TensorSpec, check_dtype
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.frontend.sign_optimizers import OPTIONS, check_rate
 from hvd_sign.runtime.alone import lone_session
 from hvd_sign.runtime.checkpoints import STEP
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_torch.devices import dtype_name, operand_of
-
-OF_ALL = ("ties", "seed", "scale")
-"""Options of votes that parameter groups share."""
 
 
 class SignOptimizer(torch.optim.Optimizer):
@@ -39,8 +37,7 @@ class SignOptimizer(torch.optim.Optimizer):
         self, params: Any, lr: float, weight_decay: float, defaults: dict[str, Any]
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0 <= float(value) < float("inf"):
-                raise ValueError(f"{name}: expected a finite number from 0, got {value!r}")
+            check_rate(name, value)
         self._session: VoteSession | None = None
         self._voted: list[torch.Tensor] = []
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **defaults})
@@ -57,7 +54,7 @@ class SignOptimizer(torch.optim.Optimizer):
             ValueError: parameter groups differ in them, or they cannot be.
         """
         kept = [
-            {"algorithm": self.algorithm_of(group), **{name: group[name] for name in OF_ALL}}
+            {"algorithm": self.algorithm_of(group), **{name: group[name] for name in OPTIONS}}
             for group in self.param_groups
         ]
         for other in kept:

@@ -7,7 +7,7 @@ if runtime() == "horovod":
 else:
     from hvd_sign_tf.mpi import *
 
-from hvd_sign import MajorityVote, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign import MajorityVote, VoteCompressor, VoteStats, reset_vote_stats, vote_stats
 import hvd_sign_tf.keras.callbacks as callbacks  # Horovod's is an attribute already
 from hvd_sign_tf.keras.operations import (
     DistributedOptimizer,
@@ -21,6 +21,7 @@ from hvd_sign_tf.keras.operations import (
 )
 from hvd_sign_tf.ops import grouped_allreduce
 from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.sign_optimizers import Lion, SignSGD, Signum
 from hvd_sign_tf.backend import (
     add_process_set,
     barrier,
