@@ -28,6 +28,9 @@ IDENTITY = Linear(0.0, 1.0, 0.0, 0.0)
 RESERVED = frozenset({"step", "rule"})
 """What else a checkpoint has beside the arrays."""
 
+RESIZED = ("median", "mean", "sum")
+"""What becomes of ranks' arrays when their number changes, see ``hvd_sign.runtime.resizing``."""
+
 
 class Algorithm(ABC):
     """Chooses the signal; to be derived from as a frozen dataclass of hyper-parameters.
@@ -44,11 +47,15 @@ class Algorithm(ABC):
         planes: names of the arrays.
         absent: what a tensor without a gradient does in a step: ``"abstain"``, its arrays staying
             as they are, or ``"zero"``: as if its gradient were zeros.
+        resized: by plane, what becomes of the ranks' arrays when their number changes:
+            ``"median"`` (for planes that are not named) or ``"mean"`` of them, which every rank
+            gets; or ``"sum"``: their sum, in equal parts, as befits what is yet to be sent.
     """
 
     name: ClassVar[str]
     planes: ClassVar[tuple[str, ...]] = ()
     absent: ClassVar[str] = "abstain"
+    resized: ClassVar[Mapping[str, str]] = {"residual": "sum"}
 
     @abstractmethod
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -96,6 +103,8 @@ def checked(algorithm: Algorithm) -> Algorithm:
         raise ValueError(f"{who}: planes: expected other names than {sorted(RESERVED)}")
     if algorithm.absent not in ("abstain", "zero"):
         raise ValueError(f"{who}: absent: expected 'abstain' or 'zero', got {algorithm.absent!r}")
+    if not set(algorithm.resized.values()) <= set(RESIZED):
+        raise ValueError(f"{who}: resized: expected {RESIZED} by plane, got {algorithm.resized!r}")
     linear = algorithm.linear()
     if linear is not None:
         if not isinstance(linear, Linear) or not all(map(_is_finite, linear)):

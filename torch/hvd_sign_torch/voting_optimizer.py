@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from hvd_sign.core.buckets import check_bucket_bytes, group_positions
@@ -43,9 +45,24 @@ class VotingOptimizer(ExchangingOptimizer):
     _gradients: GradientVotes | None
 
     @property
-    def _session(self) -> VoteSession | None:
-        """None on a rank outside of the process set."""
+    def session(self) -> VoteSession | None:
+        """What holds the votes; None on a rank outside of the process set."""
         return None if self._gradients is None else self._gradients.session
+
+    @property
+    def number(self) -> int:
+        """How many optimizers that vote were made before it."""
+        return -1 if self._gradients is None else self._gradients.number
+
+    @property
+    def under_way(self) -> bool:
+        """Whether gradients of a step have come and have not been voted on to the end."""
+        return self._gradients is not None and self._gradients.under_way
+
+    def reopen(self) -> None:
+        """Votes among the ranks that there are now, from nothing; collective over them."""
+        if self._gradients is not None:
+            self._gradients.open()
 
     def _stepping(self) -> AbstractContextManager[None]:
         """An optimizer of signs takes the verdicts as they are."""
@@ -66,10 +83,10 @@ class VotingOptimizer(ExchangingOptimizer):
             AssertionError: an algorithm's arrays are changing: gradients are being voted on.
         """
         state: dict[str, Any] = self._wrapped.state_dict()
-        if self._session is None:
+        if self.session is None:
             return state
-        arrays = self._session.state()
-        return {**state, STATE: {name: torch.from_numpy(a) for name, a in arrays.items()}}
+        arrays = self.session.state()
+        return {**state, STATE: as_tensors(arrays)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict()`` returned, all of it or nothing.
@@ -82,27 +99,32 @@ class VotingOptimizer(ExchangingOptimizer):
             ValueError: the votes' part or the optimizer's is damaged, or another algorithm's.
             AssertionError: gradients are being voted on.
         """
-        self._check_between_steps("load_state_dict")
+        self.check_between_steps("load_state_dict")
         kept = state_dict.get(STATE)
-        if self._session is None or kept is None:
+        if self.session is None or kept is None:
             self._wrapped.load_state_dict(state_dict)
             return
-        arrays = _arrays(kept)
-        self._session.check_state(arrays)
+        arrays = as_arrays(kept)
+        self.session.check_state(arrays)
         self._wrapped.load_state_dict(state_dict)
-        self._session.load_state(arrays)
+        self.session.load_state(arrays)
 
     def common_state(self) -> dict[str, Any]:
         """What ranks go on from together, see ``VoteSession.common_state``; empty outside of it."""
-        return {} if self._session is None else self._session.common_state()
+        return {} if self.session is None else self.session.common_state()
 
     def take_common_state(self, common: dict[str, Any]) -> None:
         """Goes on from another rank's ``common_state()``, unless that is empty."""
-        if self._session is not None and common:
-            self._session.take_common_state(common)
+        if self.session is not None and common:
+            self.session.take_common_state(common)
 
 
-def _arrays(kept: Any) -> dict[str, Any]:
+def as_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """A session's state as a vote's part of a ``state_dict()``."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def as_arrays(kept: Any) -> dict[str, npt.NDArray[Any]]:
     """A vote's part of a ``state_dict()``, wherever its tensors are, in numpy's terms.
 
     Raises:
@@ -231,7 +253,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         rule = make_rule(op)
     if included:
         votes.begin(
-            backend.session(
+            lambda: backend.session(
                 process_set,
                 votes.specs,
                 rule,
