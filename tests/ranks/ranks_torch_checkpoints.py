@@ -185,3 +185,23 @@ def test_several_of_a_kind(hvd, world, shared):
         assert same_everywhere(world, *other.params)
         for p, q in zip(job.params, other.params, strict=True):
             np.testing.assert_array_equal(plain(p), plain(q))
+
+
+def test_plain_optimizers_and_wrapped_ones(hvd, world, shared):
+    """What is the optimizer's own goes from one to the other; votes go on as they are."""
+    job = Job(hvd, "SGD")
+    job.train(world.rank, range(2))
+    kept = job.optimizer.state_dict()[KEY]
+    hvd.save_checkpoint(shared, optimizer=job.optimizer)
+    params = list(Model().parameters())
+    bare = torch.optim.SGD(params, 0.5, momentum=0.9)
+    hvd.load_checkpoint(shared, optimizer=bare)
+    assert bare.param_groups[0]["lr"] == 0.005  # the scheduler's, after two steps
+    mine, theirs = job.optimizer.state_dict()["state"], bare.state_dict()["state"]
+    assert equal(mine, theirs)
+    assert len(mine) == 3
+    bare.param_groups[0]["lr"] = 0.25
+    hvd.save_checkpoint(shared, optimizer=bare)
+    hvd.load_checkpoint(shared, optimizer=job.optimizer)
+    assert job.optimizer.param_groups[0]["lr"] == 0.25
+    assert equal(job.optimizer.state_dict()[KEY], kept)

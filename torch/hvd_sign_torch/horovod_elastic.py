@@ -182,9 +182,13 @@ def _lost_ranks() -> Iterator[None]:
 
 
 def _reset() -> None:
-    shutdown()
-    number_anew()
-    init()
+    while True:
+        shutdown()
+        number_anew()
+        try:
+            return init()
+        except HorovodInternalError:  # one more rank was lost meanwhile
+            continue
 
 
 set_handler_registry([(VotingOptimizer, VotingStateHandler), *get_handler_registry()])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hvd_sign.torch as hvd
+from hvd_sign_torch import horovod_elastic
 
 hvd.init()
 parameter = torch.nn.Parameter(torch.ones(3))
@@ -66,10 +67,23 @@ def train_by_vote(state: object) -> None:
             raise hvd.HorovodInternalError("and another one")
 
 
+begins = horovod_elastic.init
+lost = iter([True])
+
+
+def loses_another() -> None:
+    """A rank more is lost as the others begin anew, once."""
+    if next(lost, False):
+        raise hvd.HorovodInternalError("as if one more had been lost")
+    begins()
+
+
+horovod_elastic.init = loses_another
 parameter.data.fill_(8.0)
 state.save()
 train_by_vote(state)
 assert seen == [(0, 0), (1, 1), (1, 1)]
+assert next(lost, None) is None
 # One step is committed; three more are the last. The parameter, not in the state, took them all.
 momentum = (2.0 + hvd.rank()) * (1 - 0.5**4)
 assert voting.state_dict()["hvd_sign"]["momentum/0"].tolist() == [momentum] * 3
