@@ -14,7 +14,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def trained(folder: Path, hosts: str, first: int, *arguments: str) -> tuple[list, list[int]]:
+def trained(
+    folder: Path, hosts: str, first: int, *arguments: str, least: int = 2
+) -> tuple[list, list[int]]:
     """Trains; each surviving worker's report, and the numbers of workers, step by step.
 
     The program has checked itself, bit for bit, against numpy.
@@ -25,7 +27,7 @@ def trained(folder: Path, hosts: str, first: int, *arguments: str) -> tuple[list
     launcher = launch.find("horovodrun")
     assert launcher is not None
     program = str(launch.RANKS / "programs" / "elastic_votes.py")
-    command = [launcher, "-np", str(first), "--min-np", "2", "--max-np", "3"]
+    command = [launcher, "-np", str(first), "--min-np", str(least), "--max-np", "3"]
     command += ["--host-discovery-script", str(script), "--network-interface", "lo"]
     command += [sys.executable, program, str(folder), *arguments]
     # Of three workers, one may wait for one that waits for the dead one: as long as Gloo waits.
@@ -43,6 +45,14 @@ def test_a_worker_dies(tmp_path):
     assert sorted(worker for worker, *_ in found) == ["localhost/0", "localhost/1"]
     assert sizes == [3] * 6 + [2] * 14
     assert [worlds for *_, worlds in found] == ["[3, 2]"] * 2
+
+
+def test_one_of_two_dies(tmp_path):
+    """The other goes on alone, and votes with itself."""
+    hosts = "echo localhost:1\necho 127.0.0.1:1"
+    found, sizes = trained(tmp_path, hosts, 2, "20", "dies", least=1)
+    assert [worker for worker, *_ in found] == ["localhost/0"]
+    assert sizes == [2] * 6 + [1] * 14
 
 
 def test_a_worker_comes_and_goes(tmp_path):

@@ -72,8 +72,7 @@ class Folder:
             os.fsync(opened.fileno())
         for folder in (self.place, self.place.parent):
             _sync(folder)
-        content = file.read_bytes()
-        return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return {"bytes": file.stat().st_size, "sha256": _sha256(file)}
 
     def read(self, name: str, record: Record) -> bytes:
         """A file's content, which is what was written.
@@ -209,6 +208,14 @@ def load_arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a file."""
     with np.load(io.BytesIO(content), allow_pickle=False) as opened:
         return {name: opened[name] for name in opened.files}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _write(file: BinaryIO, content: bytes) -> None:

@@ -174,8 +174,8 @@ def _named(model: Any, optimizer: Any, more: Mapping[str, Any]) -> dict[str, Any
 
 def _sessions(things: Mapping[str, Any]) -> dict[str, VoteSession]:
     """Of the optimizers that vote on this rank, by name."""
-    found = {n: t.session for n, t in things.items() if isinstance(t, VotingOptimizer)}
-    return {name: session for name, session in found.items() if session is not None}
+    found = {n: t.votes for n, t in things.items() if isinstance(t, VotingOptimizer)}
+    return {name: votes.session for name, votes in found.items() if votes is not None}
 
 
 def _algorithm(session: VoteSession) -> Algorithm:

@@ -25,6 +25,7 @@ from hvd_sign.runtime.checkpoints import State, common_part, own_part, refitted
 from hvd_sign_torch.backend import horovod_api, init, shutdown
 from hvd_sign_torch.checkpoints import all_ranks
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer
+from hvd_sign_torch.gradient_votes import GradientVotes
 from hvd_sign_torch.named_operations import number_anew
 from hvd_sign_torch.state import broadcast_optimizer_state
 from hvd_sign_torch.voting_optimizer import STATE, VotingOptimizer, as_arrays, as_tensors
@@ -51,6 +52,16 @@ class VotingStateHandler(OptimizerStateHandler):  # type: ignore[misc]
         _check_votes_among_all(value)
         super().set_value(value)
 
+    @property
+    def _votes(self) -> GradientVotes:
+        votes: GradientVotes = self.value.votes
+        return votes
+
+    @property
+    def number(self) -> int:
+        """In what order optimizers' votes are opened."""
+        return self._votes.number
+
     def save(self) -> None:
         """Keeps a copy of all of it."""
         super().save()
@@ -59,7 +70,7 @@ class VotingStateHandler(OptimizerStateHandler):  # type: ignore[misc]
     def restore(self) -> None:
         """Goes back to the copy; amid a step the votes do when they are opened again."""
         saved = copy.deepcopy(self._saved_optimizer_state)
-        if self.value.under_way:
+        if self._votes.under_way:
             self._restored = saved.pop(STATE)
             ExchangingOptimizer.load_state_dict(self.value, saved)
         else:
@@ -77,7 +88,7 @@ class VotingStateHandler(OptimizerStateHandler):  # type: ignore[misc]
 
     def _join_in(self, ranks: Ranks) -> None:
         """Gives ranks that are new what the others' arrays make; collective over all."""
-        session = self.value.session
+        session = self._votes.session
         algorithm = make_algorithm(session.options.algorithm)
         if self._is_new:
             made = exchanged(ranks, [], algorithm, 0)
@@ -88,25 +99,25 @@ class VotingStateHandler(OptimizerStateHandler):  # type: ignore[misc]
 
     def open(self) -> None:
         """Opens the votes anew among the ranks that there are now, if ranks have changed."""
-        session = self.value.session
+        session = self._votes.session
         if not session.stream.closed:
             return
         kept = session.state() if self._restored is None else as_arrays(self._restored)
         self._restored = None
-        self.value.reopen()
+        self._votes.open()
         self.value.zero_grad()  # may have some of the last step's verdicts
-        self.value.session.load_state(self._fitted(kept))
+        self._votes.session.load_state(self._fitted(kept))
 
     def _fitted(self, kept: State) -> dict[str, Any]:
         """What votes kept, for the voters that there are now."""
-        session = self.value.session
+        session = self._votes.session
         common = refitted(common_part(kept), session.rule, session.stream.transport.size)
         return {**common, **own_part(kept)}
 
 
 def _check_votes_among_all(optimizer: VotingOptimizer) -> None:
-    session = optimizer.session
-    if session is None or session.stream.transport.size != horovod_api.size():
+    votes = optimizer.votes
+    if votes is None or votes.session.stream.transport.size != horovod_api.size():
         raise ValueError(
             "TorchState: expected an optimizer that votes among all ranks, got one that votes "
             "among a process set, which does not outlast a change of ranks"
@@ -146,7 +157,7 @@ class TorchState(elastic.TorchState):  # type: ignore[misc]
     def open_votes(self) -> None:
         """Opens votes among the ranks that there are now, if ranks have changed; collective."""
         found = [h for h in self._handlers.values() if isinstance(h, VotingStateHandler)]
-        for handler in sorted(found, key=lambda handler: handler.value.number):
+        for handler in sorted(found, key=lambda handler: handler.number):
             handler.open()
 
 

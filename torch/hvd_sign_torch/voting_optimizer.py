@@ -45,24 +45,14 @@ class VotingOptimizer(ExchangingOptimizer):
     _gradients: GradientVotes | None
 
     @property
-    def session(self) -> VoteSession | None:
-        """What holds the votes; None on a rank outside of the process set."""
+    def votes(self) -> GradientVotes | None:
+        """The votes on its gradients; None on a rank outside of the process set."""
+        return self._gradients
+
+    @property
+    def _session(self) -> VoteSession | None:
+        """None on a rank outside of the process set."""
         return None if self._gradients is None else self._gradients.session
-
-    @property
-    def number(self) -> int:
-        """How many optimizers that vote were made before it."""
-        return -1 if self._gradients is None else self._gradients.number
-
-    @property
-    def under_way(self) -> bool:
-        """Whether gradients of a step have come and have not been voted on to the end."""
-        return self._gradients is not None and self._gradients.under_way
-
-    def reopen(self) -> None:
-        """Votes among the ranks that there are now, from nothing; collective over them."""
-        if self._gradients is not None:
-            self._gradients.open()
 
     def _stepping(self) -> AbstractContextManager[None]:
         """An optimizer of signs takes the verdicts as they are."""
@@ -83,9 +73,9 @@ class VotingOptimizer(ExchangingOptimizer):
             AssertionError: an algorithm's arrays are changing: gradients are being voted on.
         """
         state: dict[str, Any] = self._wrapped.state_dict()
-        if self.session is None:
+        if self._session is None:
             return state
-        arrays = self.session.state()
+        arrays = self._session.state()
         return {**state, STATE: as_tensors(arrays)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -101,22 +91,22 @@ class VotingOptimizer(ExchangingOptimizer):
         """
         self.check_between_steps("load_state_dict")
         kept = state_dict.get(STATE)
-        if self.session is None or kept is None:
+        if self._session is None or kept is None:
             self._wrapped.load_state_dict(state_dict)
             return
         arrays = as_arrays(kept)
-        self.session.check_state(arrays)
+        self._session.check_state(arrays)
         self._wrapped.load_state_dict(state_dict)
-        self.session.load_state(arrays)
+        self._session.load_state(arrays)
 
     def common_state(self) -> dict[str, Any]:
         """What ranks go on from together, see ``VoteSession.common_state``; empty outside of it."""
-        return {} if self.session is None else self.session.common_state()
+        return {} if self._session is None else self._session.common_state()
 
     def take_common_state(self, common: dict[str, Any]) -> None:
         """Goes on from another rank's ``common_state()``, unless that is empty."""
-        if self.session is not None and common:
-            self.session.take_common_state(common)
+        if self._session is not None and common:
+            self._session.take_common_state(common)
 
 
 def as_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
@@ -249,13 +239,13 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         names = parameter_names(optimizer, named_parameters)
         votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
         positions = group_positions(groups, votes.parameters, torch.Tensor, "torch.Tensor")
-        before = len(votes.specs) - len(votes.parameters)
+        specs, before = votes.specs, len(votes.specs) - len(votes.parameters)
         rule = make_rule(op)
     if included:
         votes.begin(
             lambda: backend.session(
                 process_set,
-                votes.specs,
+                specs,
                 rule,
                 options,
                 bucket_bytes=bucket_bytes,
