@@ -11,6 +11,7 @@ trying again, which mends no difference between ranks, and over MPI no lost rank
 | ``RankLostError`` | ``ConnectionError`` | another rank's program ended, or it shut down |
 | ``StallError`` | ``TimeoutError`` | a rank did not come within the shutdown time |
 | ``OperationError`` | ``ValueError`` | an ``op`` that there is not, or that a call does not serve |
+| ``CheckpointError`` | ``OSError``, ``ValueError`` | a checkpoint that cannot be written or read |
 
 All are ``VoteError``, which itself tells that a stream of votes is closed or broken. Only a tensor
 that a call cannot take is a ``TensorError``, both ``TypeError`` and ``ValueError``, as which
@@ -51,6 +52,10 @@ class OperationError(ValueError, VoteError):
     """An operation that there is not, or that this call or runtime does not serve."""
 
     __init__ = Exception.__init__
+
+
+class CheckpointError(OSError, ValueError, VoteError):
+    """A checkpoint cannot be written or read, on one rank at least; the same on all of them."""
 
 
 class TensorError(TypeError, ValueError):

@@ -14,6 +14,7 @@ from hvd_sign.core.launch import LAUNCHERS, check_not_a_copy
 
 VARIABLES = {
     "SLURM_NTASKS",
+    "HOROVOD_ELASTIC",
     *(name for launcher in LAUNCHERS for name in (launcher.size, launcher.rank, launcher.mark)),
 } - {""}
 
@@ -71,6 +72,8 @@ def test_copies_are_refused(started, variables, sentence):
         # mpirun starts its daemons, one a node, by srun.
         {"OMPI_COMM_WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "4"},
         {"WORLD_SIZE": "8"},
+        # Elastic jobs end with fewer processes than they began.
+        {"HOROVOD_SIZE": "3", "HOROVOD_ELASTIC": "1"},
         {"SLURM_STEP_NUM_TASKS": "", "SLURM_NTASKS": "many", "HOROVOD_SIZE": "-1"},
     ],
 )

@@ -31,6 +31,9 @@ RESIDUAL = "residual"
 RESERVED = frozenset({"step", "rule", RESIDUAL})
 """What else a checkpoint may have beside the arrays."""
 
+RESIZED = ("median", "mean", "sum")
+"""What becomes of ranks' arrays when their number changes, see ``hvd_sign.runtime.resizing``."""
+
 
 class Algorithm(ABC):
     """Chooses the signal; to be derived from as a frozen dataclass of hyper-parameters.
@@ -51,12 +54,16 @@ class Algorithm(ABC):
             feedback, Karimireddy et al. 2019, arXiv 1901.09847): with the residual e, p = signal +
             e is voted on with the scale mean |p| of the tensor on this rank, and e becomes p -
             mean |p| sign(p). Needs ``scale="mean_abs"``, which is then the default.
+        resized: by plane, what becomes of the ranks' arrays when their number changes:
+            ``"median"`` (for planes that are not named) or ``"mean"`` of them, which every rank
+            gets; or ``"sum"``: their sum, in equal parts, as befits what is yet to be sent.
     """
 
     name: ClassVar[str]
     planes: ClassVar[tuple[str, ...]] = ()
     absent: ClassVar[str] = "abstain"
     feedback: ClassVar[bool] = False
+    resized: ClassVar[Mapping[str, str]] = {RESIDUAL: "sum"}
 
     @abstractmethod
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -116,6 +123,8 @@ def checked(algorithm: Algorithm) -> Algorithm:
         raise ValueError(f"{who}: absent: expected 'abstain' or 'zero', got {algorithm.absent!r}")
     if not isinstance(algorithm.feedback, bool):
         raise ValueError(f"{who}: feedback: expected True or False, got {algorithm.feedback!r}")
+    if not set(algorithm.resized.values()) <= set(RESIZED):
+        raise ValueError(f"{who}: resized: expected {RESIZED} by plane, got {algorithm.resized!r}")
     linear = algorithm.linear()
     if linear is not None:
         if not isinstance(linear, Linear) or not all(map(_is_finite, linear)):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hvd_sign.devices import check_numbers
+from hvd_sign.votes import VoteRule, initial_of
 
 State = Mapping[str, npt.NDArray[Any]]
 
@@ -21,6 +22,12 @@ RULE = "rule/"
 def common_part(state: State) -> dict[str, npt.NDArray[Any]]:
     """What has to be the same on all ranks, of what ``VoteSession.state()`` returned."""
     return {name: array for name, array in state.items() if name == STEP or name.startswith(RULE)}
+
+
+def own_part(state: State) -> dict[str, npt.NDArray[Any]]:
+    """What is each rank's own, of what ``VoteSession.state()`` returned."""
+    common = common_part(state)
+    return {name: array for name, array in state.items() if name not in common}
 
 
 def check_state(state: State, learned: State) -> set[str]:
@@ -45,3 +52,17 @@ def check_state(state: State, learned: State) -> set[str]:
     for known, array in learned.items():
         check_numbers(repr(f"{RULE}{known}"), state[f"{RULE}{known}"], array.size)
     return {STEP, *(f"{RULE}{known}" for known in learned)}
+
+
+def refitted(common: State, rule: VoteRule, voters: int) -> dict[str, npt.NDArray[Any]]:
+    """What is common, for other voters than those who saved it.
+
+    Args:
+        common: the saved ``common_part()``.
+        rule: what it has learned begins anew if that has another size for so many voters.
+        voters: how many there are now.
+    """
+    learned = {name: np.asarray(array) for name, array in common.items() if name != STEP}
+    initial = {f"{RULE}{name}": array for name, array in initial_of(rule, voters).items()}
+    sizes = [{name: array.size for name, array in part.items()} for part in (learned, initial)]
+    return {STEP: common[STEP], **(learned if sizes[0] == sizes[1] else initial)}

@@ -89,7 +89,7 @@ class VoteSession:
             return rounds
 
         self._rounds = made_alike(stream, options, make)
-        self._rule = rule
+        self.rule = rule
         self._learned = initial_of(rule, stream.transport.size)
         stream.starts_ahead = all(vote.starts_ahead for vote in self._rounds)
         self._bucket_of = {
@@ -165,7 +165,7 @@ class VoteSession:
         for vote in self._rounds:
             known |= vote.states.check(state)
         for name in sorted(state.keys() - known):
-            keeper = f"{self._algorithm!r} and {self._rule!r}"
+            keeper = f"{self._algorithm!r} and {self.rule!r}"
             raise ValueError(f"state: expected that of {keeper}, got {name!r}")
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -240,7 +240,7 @@ class VoteSession:
         counts = not (skips and any(vote.nonfinite for vote in self._rounds))
         for vote in self._rounds:
             vote.states.end(counts=counts)
-        if counts and self._rule.learns:
+        if counts and self.rule.learns:
             self._learn()
         return counts
 
@@ -250,17 +250,17 @@ class VoteSession:
         judged = sum(vote.judged for vote in counted)
         agreed = sum(vote.agreed for vote in counted)
         try:
-            learned = self._rule.learn(self._learned, np.array(judged), np.array(agreed))
+            learned = self.rule.learn(self._learned, np.array(judged), np.array(agreed))
             if not isinstance(learned, dict) or learned.keys() != self._learned.keys():
                 raise ValueError(
-                    f"op: {self._rule!r}: learn(): expected arrays by the names of initial()'s, "
+                    f"op: {self.rule!r}: learn(): expected arrays by the names of initial()'s, "
                     f"{sorted(self._learned)}, got {learned!r}"
                 )
             self._learned = learned
             for vote in self._rounds:
                 vote.weigh(self._learned)
         except Exception as error:  # the stream fails, so that the other ranks hear of it
-            self.stream.submit(f"step {self._step}: what {self._rule!r} learns", _failing(error))
+            self.stream.submit(f"step {self._step}: what {self.rule!r} learns", _failing(error))
             raise
 
     def _watch(self, begin: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +45,22 @@ def exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def rng(world: MPI.Intracomm) -> np.random.Generator:
     """Different numbers on each rank, the same in each run."""
     return np.random.default_rng([20, world.rank])
+
+
+@pytest.fixture
+def shared(world: MPI.Intracomm) -> Iterator[Path]:
+    """A folder that all ranks share."""
+    made = world.bcast(tempfile.mkdtemp() if world.rank == 0 else None)
+    yield Path(made)
+    world.Barrier()
+    if world.rank == 0:
+        shutil.rmtree(made)
+
+
+@pytest.fixture(params=["shared", "each its own"])
+def path(request: pytest.FixtureRequest, world: MPI.Intracomm, shared: Path) -> Path:
+    """Where checkpoints go: one folder, or one for each rank, as on nodes' own disks."""
+    return shared / ("all" if request.param == "shared" else f"of {world.rank}")
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ else:
     from hvd_sign_torch.mpi import *
 
 from hvd_sign import MajorityVote, VoteCompressor, VoteStats, reset_vote_stats, vote_stats
+from hvd_sign_torch.checkpoints import load_checkpoint, save_checkpoint
 from hvd_sign_torch.ops import (
     allreduce,
     allreduce_,

@@ -127,10 +127,11 @@ class ExchangingOptimizer:
         Raises:
             AssertionError: gradients are being exchanged.
         """
-        self._check_between_steps("zero_grad")
+        self.check_between_steps("zero_grad")
         self._wrapped.zero_grad(*args, **kwargs)
 
-    def _check_between_steps(self, method: str) -> None:
+    def check_between_steps(self, method: str) -> None:
+        """Raises AssertionError while gradients are being exchanged."""
         if self._gradients is not None and self._gradients.under_way:
             raise AssertionError(
                 f"optimizer.{method}() was called after loss.backward() but before "

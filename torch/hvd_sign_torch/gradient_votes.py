@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ PRESENCE = "which parameters have gradients"
 LAST = 2**32 - 1
 """Its ordinal, above all parameters', to which coins belong."""
 
+_numbers = itertools.count()
+
 
 class GradientVotes(GradientHooks):
     """The votes on an optimizer's gradients.
@@ -44,12 +47,14 @@ class GradientVotes(GradientHooks):
         parameters: those that require gradients, in order.
         specs: theirs.
         session: what holds the votes, once they have begun.
+        number: how many have begun before, on every rank that began as many.
 
     Raises:
         TypeError: a parameter that cannot be voted on.
     """
 
     session: VoteSession
+    number: int
 
     def __init__(
         self,
@@ -75,11 +80,22 @@ class GradientVotes(GradientHooks):
         self._scale: float | None = None
         self._shrinking_told = False
 
-    def begin(self, session: VoteSession) -> None:
-        """Votes in a session of ``specs`` from now on."""
-        self.session = session
-        session.on_reset(self._restore)
+    def begin(self, opened: Callable[[], VoteSession]) -> None:
+        """Votes from now on.
+
+        Args:
+            opened: makes a session of ``specs``; collective over its ranks.
+        """
+        self._opened = opened
+        self.number = next(_numbers)
+        self.open()
         self.hook()
+
+    def open(self) -> None:
+        """Votes in a new session, among the ranks that there are now; collective over them."""
+        self.session = self._opened()
+        self.session.on_reset(self._restore)
+        self._restore()
 
     def exchange(self) -> bool:
         """Votes on the rest, waits, and leaves verdicts in ``p.grad``.

@@ -27,6 +27,12 @@ _lock = threading.Lock()
 _counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
 
 
+def number_anew() -> None:
+    """Begins to number unnamed calls anew, as ranks that have just started do."""
+    with _lock:
+        _counts.clear()
+
+
 def _named(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, whose unnamed calls are numbered per kind and process set; not in a child."""
     # In place or not, at once or not: Horovod matches them all.

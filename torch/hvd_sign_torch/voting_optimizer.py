@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from hvd_sign.core.buckets import check_bucket_bytes, group_positions
@@ -43,6 +45,11 @@ class VotingOptimizer(ExchangingOptimizer):
     _gradients: GradientVotes | None
 
     @property
+    def votes(self) -> GradientVotes | None:
+        """The votes on its gradients; None on a rank outside of the process set."""
+        return self._gradients
+
+    @property
     def _session(self) -> VoteSession | None:
         """None on a rank outside of the process set."""
         return None if self._gradients is None else self._gradients.session
@@ -69,7 +76,7 @@ class VotingOptimizer(ExchangingOptimizer):
         if self._session is None:
             return state
         arrays = self._session.state()
-        return {**state, STATE: {name: torch.from_numpy(a) for name, a in arrays.items()}}
+        return {**state, STATE: as_tensors(arrays)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what ``state_dict()`` returned, all of it or nothing.
@@ -82,12 +89,12 @@ class VotingOptimizer(ExchangingOptimizer):
             ValueError: the votes' part or the optimizer's is damaged, or another algorithm's.
             AssertionError: gradients are being voted on.
         """
-        self._check_between_steps("load_state_dict")
+        self.check_between_steps("load_state_dict")
         kept = state_dict.get(STATE)
         if self._session is None or kept is None:
             self._wrapped.load_state_dict(state_dict)
             return
-        arrays = _arrays(kept)
+        arrays = as_arrays(kept)
         self._session.check_state(arrays)
         self._wrapped.load_state_dict(state_dict)
         self._session.load_state(arrays)
@@ -102,7 +109,12 @@ class VotingOptimizer(ExchangingOptimizer):
             self._session.take_common_state(common)
 
 
-def _arrays(kept: Any) -> dict[str, Any]:
+def as_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """A session's state as a vote's part of a ``state_dict()``."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def as_arrays(kept: Any) -> dict[str, npt.NDArray[Any]]:
     """A vote's part of a ``state_dict()``, wherever its tensors are, in numpy's terms.
 
     Raises:
@@ -227,13 +239,13 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         names = parameter_names(optimizer, named_parameters)
         votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
         positions = group_positions(groups, votes.parameters, torch.Tensor, "torch.Tensor")
-        before = len(votes.specs) - len(votes.parameters)
+        specs, before = votes.specs, len(votes.specs) - len(votes.parameters)
         rule = make_rule(op)
     if included:
         votes.begin(
-            backend.session(
+            lambda: backend.session(
                 process_set,
-                votes.specs,
+                specs,
                 rule,
                 options,
                 bucket_bytes=bucket_bytes,
