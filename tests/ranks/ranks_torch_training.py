@@ -1,13 +1,10 @@
-"""What training scripts do with PyTorch, with optimizers that vote.
+"""What training loops do with PyTorch, with optimizers that vote.
 
 What momentum and votes have to be is told by numpy from each rank's own gradients, which autograd
 computes once more; or by a plain run of the same, bit for bit.
 """
 
 from __future__ import annotations
-
-import copy
-import pickle
 
 import numpy as np
 import pytest
@@ -16,60 +13,7 @@ from helpers import backward, expected, gradients, named, parameters, plain, sam
 from reference import verdict
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-
-LR = 2.0**-6
-COEFFICIENTS = {"Signum": (0.9, 0.9), "Lion": (0.9, 0.99)}
-
-
-def make_model(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(12, 64), nn.Tanh(), nn.Linear(64, 70), nn.Tanh(), nn.Linear(70, 3)
-    )
-
-
-def batch(rank: int, turn: int) -> torch.Tensor:
-    return values(100 * rank + turn, 16, 12)
-
-
-def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return (model(x) - x[:, :3].sin()).square().mean()
-
-
-def wrap(hvd, kind: str, model: nn.Module, **options):
-    optimizer = getattr(hvd, kind)(model.parameters(), lr=LR, ties="zero")
-    return hvd.DistributedOptimizer(optimizer, model.named_parameters(), **options)
-
-
-class Momenta:
-    """Every rank's momentum, from gradients that ranks gather."""
-
-    def __init__(self, world, kind: str, params: list) -> None:
-        self.world = world
-        self.coefficients = COEFFICIENTS[kind]
-        self.kept = [[np.zeros(p.shape, np.float32) for p in params] for _ in range(world.size)]
-
-    def verdicts(self, given: list) -> list:
-        """The votes on this step's gradients of this rank and the others. Collective."""
-        everyones = self.world.allgather([plain(g).astype(np.float32) for g in given])
-        return self.verdicts_of(dict(enumerate(everyones)))
-
-    def verdicts_of(self, everyones: dict[int, list]) -> list:
-        """The votes on some ranks' gradients; the others have joined."""
-        b1, b2 = map(np.float32, self.coefficients)
-        c1, c2 = (np.float32(1 - b) for b in self.coefficients)
-        signals = []
-        for rank, theirs in everyones.items():
-            signals.append([b1 * m + c1 * g for m, g in zip(self.kept[rank], theirs, strict=True)])
-            self.kept[rank] = [
-                b2 * m + c2 * g for m, g in zip(self.kept[rank], theirs, strict=True)
-            ]
-        return [verdict(list(column), "zero") for column in zip(*signals, strict=True)]
-
-
-def check(params: list, wanted: list) -> None:
-    for p, want in zip(params, wanted, strict=True):
-        want.check(plain(p.grad))
+from training import COEFFICIENTS, LR, Momenta, batch, check, loss_of, make_model, wrap
 
 
 @pytest.mark.parametrize("kind", COEFFICIENTS)
@@ -324,107 +268,3 @@ def test_uneven_data(hvd, world, kind):
     optimizer.step()
     check(params, momenta.verdicts(list(given)))
     assert same_everywhere(world, *params)
-
-
-@pytest.mark.parametrize("kind", COEFFICIENTS)
-def test_one_cycle(hvd, world, kind):
-    """Steps are as large as the schedule says."""
-    params = parameters((300,))
-    optimizer = getattr(hvd, kind)(params, lr=LR, ties="positive")
-    optimizer = hvd.DistributedOptimizer(optimizer, named(params))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=0.5, total_steps=6, cycle_momentum=False
-    )
-    other = torch.optim.SGD(parameters((3,)), lr=LR)
-    wanted = torch.optim.lr_scheduler.OneCycleLR(
-        other, max_lr=0.5, total_steps=6, cycle_momentum=False
-    )
-    for turn in range(5):
-        before = plain(params[0])
-        optimizer.zero_grad()
-        backward(params, gradients(world.rank, params, turn))
-        optimizer.step()
-        moved = np.abs(plain(params[0]) - before)
-        np.testing.assert_allclose(moved, other.param_groups[0]["lr"], rtol=1e-3)
-        other.step()
-        schedule.step()
-        wanted.step()
-
-
-def test_a_schedule_of_momentum(hvd, world):
-    """Votes go by the betas that ranks have agreed on; alone, Lion goes by what they are."""
-    params = parameters((300,))
-    lion = hvd.Lion(params, lr=LR, ties="zero")
-    schedule = torch.optim.lr_scheduler.OneCycleLR(lion, max_lr=0.5, total_steps=6)
-    m = np.zeros(300, np.float32)
-    for turn in range(3):
-        b1, b2 = lion.param_groups[0]["betas"]
-        lr = lion.param_groups[0]["lr"]
-        given = gradients(0, params, turn)[0]
-        before = plain(params[0])
-        params[0].grad = given.clone()
-        signal = np.float32(b1) * m + np.float32(1 - b1) * given.numpy()
-        lion.step()
-        m = np.float32(b2) * m + np.float32(1 - b2) * given.numpy()
-        np.testing.assert_allclose((before - plain(params[0])) / lr, np.sign(signal), rtol=1e-3)
-        schedule.step()
-    assert lion.param_groups[0]["betas"][0] != 0.9
-    optimizer = hvd.DistributedOptimizer(lion, named(params))
-    optimizer.zero_grad()
-    backward(params, gradients(world.rank, params))
-    optimizer.step()
-    schedule.step()
-    optimizer.zero_grad()
-    backward(params, gradients(world.rank, params))
-    with pytest.raises(ValueError, match="cycle_momentum=False"):
-        optimizer.step()
-
-
-@pytest.mark.parametrize("kind", ["SignSGD", "Signum", "Lion"])
-@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
-def test_copies_are_the_plain_optimizer(hvd, world, how, kind):
-    """Which votes with nobody, and can be wrapped."""
-    model = make_model()
-    optimizer = getattr(hvd, kind)(model.parameters(), lr=LR, ties="zero")
-    optimizer = hvd.DistributedOptimizer(optimizer, model.named_parameters())
-    loss_of(model, batch(world.rank, 0)).backward()
-    optimizer.step()
-    pair = (model, optimizer)
-    other, copied = copy.deepcopy(pair) if how == "deepcopy" else pickle.loads(pickle.dumps(pair))
-    assert type(copied) is getattr(hvd, kind)
-    copied.zero_grad()
-    if world.rank == 0:  # nobody is asked
-        loss_of(other, batch(0, 1)).backward()
-        copied.step()
-    hvd.broadcast_parameters(other.state_dict(), root_rank=0)
-    again = hvd.DistributedOptimizer(copied, other.named_parameters())
-    again.zero_grad()
-    loss_of(other, batch(world.rank, 2)).backward()
-    again.step()
-    assert same_everywhere(world, *other.parameters())
-    optimizer.zero_grad()
-    loss_of(model, batch(world.rank, 2)).backward()
-    optimizer.step()
-    assert same_everywhere(world, *model.parameters())
-
-
-def test_closures(hvd, world):
-    """Evaluated once, before the vote; what evaluates several gradients a step is refused."""
-    model = make_model()
-    params = list(model.parameters())
-    optimizer = wrap(hvd, "Signum", model)
-    calls = []
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = loss_of(model, batch(world.rank, 0))
-        loss.backward()
-        calls.append(loss.detach())
-        return loss
-
-    given = torch.autograd.grad(loss_of(model, batch(world.rank, 0)), params)
-    assert optimizer.step(closure) == calls[0]
-    check(params, Momenta(world, "Signum", params).verdicts(list(given)))
-    assert len(calls) == 1
-    with pytest.raises(ValueError, match="LBFGS evaluates several gradients a step"):
-        hvd.DistributedOptimizer(torch.optim.LBFGS(params), op=hvd.MajorityVote)
