@@ -212,7 +212,7 @@ class GradientVotes(GradientHooks):
         elif complete:
             self._clip_by_norm()
             for waiting in reversed(range(len(self._parameters))):
-                self.session.ready(waiting, self._operand(waiting))
+                self.session.ready(waiting, self._missing(waiting))
         if complete:
             self.session.ready(LAST, self._missing(LAST))
 
