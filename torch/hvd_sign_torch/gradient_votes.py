@@ -99,6 +99,11 @@ class GradientVotes(GradientHooks):
         Raises:
             ValueError: ranks differ in what they vote on, or in how; the same on every rank.
         """
+        self.open()
+        self.hook()
+
+    def open(self) -> None:
+        """Votes in a new session, among the ranks that there are now. Collective over them."""
         terms = self.terms
         self.session = session = backend.session(
             terms.process_set,
@@ -119,7 +124,7 @@ class GradientVotes(GradientHooks):
                 [*names, "frozen parameters", "the options of parameter groups"],
                 self._checksums,
             )
-        self.hook()
+        self._restore()
 
     def _checksums(self) -> list[int]:
         """Of what the comparison's names say."""
@@ -134,9 +139,10 @@ class GradientVotes(GradientHooks):
     def _kept(self) -> dict[torch.Tensor, Arrays]:
         """What the algorithm keeps for each parameter, by plane."""
         kept = dict(self._aside)
+        common = self.session.common_state()
         for name, array in self.session.state().items():
-            plane, _, ordinal = name.rpartition("/")
-            if ordinal.isdecimal():
+            if name not in common:
+                plane, _, ordinal = name.rpartition("/")
                 kept.setdefault(self._parameters[int(ordinal)], {})[plane] = array
         return kept
 
