@@ -114,3 +114,20 @@ def test_closures(hvd, world):
     assert len(calls) == 1
     with pytest.raises(ValueError, match="LBFGS evaluates several gradients a step"):
         hvd.DistributedOptimizer(torch.optim.LBFGS(params), op=hvd.MajorityVote)
+
+
+@pytest.mark.parametrize("kind", ["Signum", "Lion"])
+def test_a_state_that_was_broadcast_is_gone_on_from(hvd, world, kind):
+    """Each rank has stepped alone, with gradients of its own; then all are as rank 0."""
+    params = parameters((300,))
+    optimizer = getattr(hvd, kind)(params, lr=LR, ties="zero")
+    for turn in range(2):
+        params[0].grad = gradients(world.rank, params, turn)[0]
+        optimizer.step()
+    hvd.broadcast_parameters(dict(named(params)), root_rank=0)
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    for turn in range(2, 4):
+        params[0].grad = gradients(7, params, turn)[0] * 0.01  # for momentum to decide
+        optimizer.step()
+    assert same_everywhere(world, *params)
+    assert same_everywhere(world, optimizer.state[params[0]]["momentum"])

@@ -43,6 +43,7 @@ class SignOptimizer(torch.optim.Optimizer):
         self._session: VoteSession | None = None
         self._voted: list[torch.Tensor] = []
         self._asked: dict[str, Any] = {}
+        self._shown: torch.Tensor | None = None  # the step in ``state``
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **defaults})
         self.vote_keywords()
 
@@ -120,8 +121,10 @@ class SignOptimizer(torch.optim.Optimizer):
         if not voted:
             return {}
         asked = self.vote_keywords()  # which schedulers may change
+        shown = {id(self.state[p].get(STEP, self._shown)) for p in voted if p in self.state}
         if (
             self._session is None
+            or shown - {id(self._shown)}  # somebody has put another state there
             or asked != self._asked
             or [*map(id, voted)] != [*map(id, self._voted)]
         ):
@@ -153,7 +156,7 @@ class SignOptimizer(torch.optim.Optimizer):
 
     def _show_state(self, session: VoteSession) -> None:
         """Shows what the session keeps in ``state``: the arrays themselves."""
-        step = torch.tensor(float(session.common_state()[STEP]))
+        self._shown = step = torch.tensor(float(session.common_state()[STEP]))
         for p in self._voted:
             if p.grad is not None or p in self.state:
                 self.state[p][STEP] = step
@@ -176,7 +179,7 @@ class SignOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Goes on as a copy or from a pickle."""
         super().__setstate__(state)
-        self._session, self._voted, self._asked = None, [], {}
+        self._session, self._voted, self._asked, self._shown = None, [], {}, None
         self._verdicts = frozenset()
 
 
