@@ -8,6 +8,7 @@ __path__ = extend_path(__path__, __name__)
 from hvd_sign._version import __version__
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.stats import VoteStats, reset_vote_stats, vote_stats
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.frontend.compression import Compression, Compressor, VoteCompressor
 from hvd_sign.frontend.numpy_api import allreduce
 from hvd_sign.frontend.signs import majority_vote, pack_signs, unpack_signs
@@ -18,6 +19,7 @@ __all__ = [
     "Compression",
     "Compressor",
     "MajorityVote",
+    "TrainingOptions",
     "VoteCompressor",
     "VoteOptions",
     "VoteRule",

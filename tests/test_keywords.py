@@ -48,6 +48,18 @@ def test_whatever_takes_them_names_them_and_where_they_are_documented(file):
     assert '``"sharded"``' not in text  # which would be a second reference
 
 
+@pytest.mark.parametrize("field", fields(hvd_sign.TrainingOptions), ids=lambda field: field.name)
+def test_so_are_those_of_optimizers_alone(field):
+    (entry,) = re.findall(
+        rf"(?ms)^        {field.name}: (.*?)(?=^        \w+: |\Z)", hvd_sign.TrainingOptions.__doc__
+    )
+    default = {None: "Default None", 0: "Default 0"}[field.default]
+    assert default in " ".join(entry.split())
+    taker = docstring("torch/hvd_sign_torch/voting_optimizer.py", "DistributedOptimizer")
+    assert f"``{field.name}``" in taker
+    assert f"`{field.name}`" in (REPO / "README.md").read_text()
+
+
 def test_the_readme_lists_them():
     rows = re.findall(r"(?m)^\| `(\w+)` \|", (REPO / "README.md").read_text())
     assert set(KEYWORDS) <= set(rows)

@@ -26,12 +26,14 @@ class TensorSpec:
         shape: its shape.
         dtype: the element type's name, such as ``"float32"``.
         ordinal: its number in the registered list; with the offset it numbers a coordinate.
+        vote: False: it goes dense, and gets the mean of the ranks' tensors instead of a verdict.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     ordinal: int
+    vote: bool = True
 
     @property
     def size(self) -> int:
@@ -95,33 +97,51 @@ def plan_buckets(
 ) -> list[Bucket]:
     """Splits tensors into buckets, in reverse order of registration, as backward makes them ready.
 
+    Those that go dense have buckets of their own.
+
     Args:
         specs: all tensors, in order of registration.
         bucket_bytes: a bucket is closed when its tensors' fp32 size reaches this many bytes.
         groups: tensors that share a bucket, as lists of positions in ``specs``; a tensor in none
-            of them is a group of its own. With groups, ``bucket_bytes`` is not used.
+            of them is a group of its own. With groups, ``bucket_bytes`` serves those alone that go
+            dense, whatever group they are in.
 
     Raises:
         ValueError: ``bucket_bytes`` is not positive.
     """
     check_bucket_bytes(bucket_bytes)
+    dense = [position for position, spec in enumerate(specs) if not spec.vote]
+    voted = [position for position, spec in enumerate(specs) if spec.vote]
     if groups is not None:
         grouped = {position for group in groups for position in group}
-        loners = [[position] for position in range(len(specs)) if position not in grouped]
-        members = [sorted(group, reverse=True) for group in [*groups, *loners] if group]
+        loners = [[position] for position in voted if position not in grouped]
+        chosen = [set(group).intersection(voted) for group in [*groups, *loners]]
+        members = [sorted(group, reverse=True) for group in chosen if group]
         members.sort(key=lambda group: group[0], reverse=True)
     else:
-        members, filled = [], bucket_bytes
-        for position in reversed(range(len(specs))):
-            if filled >= bucket_bytes:
-                members.append([])
-                filled = 0
-            members[-1].append(position)
-            filled += 4 * specs[position].size
+        members = _filled(specs, voted, bucket_bytes)
+    if dense:
+        members += _filled(specs, dense, bucket_bytes)
+        members.sort(key=lambda group: group[-1], reverse=True)  # as backward completes them
     return [
         Bucket(index, tuple(specs[position] for position in group))
         for index, group in enumerate(members)
     ]
+
+
+def _filled(
+    specs: Sequence[TensorSpec], positions: Sequence[int], bucket_bytes: int
+) -> list[list[int]]:
+    """Positions of tensors that share a bucket, filled from the last tensor on."""
+    members: list[list[int]] = []
+    filled = bucket_bytes
+    for position in reversed(positions):
+        if filled >= bucket_bytes:
+            members.append([])
+            filled = 0
+        members[-1].append(position)
+        filled += 4 * specs[position].size
+    return members
 
 
 def apart(buckets: list[Bucket], ordinals: Collection[int]) -> list[Bucket]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,10 @@ class Signals:
 
     Args:
         bucket: the tensors.
-        floats: float32[Signals.size(bucket)], where they stand.
+        floats: float32 or float64[Signals.size(bucket)], where they stand.
     """
 
-    def __init__(self, bucket: Bucket, floats: npt.NDArray[np.float32]) -> None:
+    def __init__(self, bucket: Bucket, floats: npt.NDArray[np.floating[Any]]) -> None:
         self.floats = floats
         ends = np.cumsum([spec.size for spec in bucket.specs])
         self.tensors = [
@@ -33,7 +34,7 @@ class Signals:
         """How many numbers a bucket needs."""
         return sum(spec.size for spec in bucket.specs) + len(bucket.specs)
 
-    def read(self, signals: Sequence[npt.NDArray[np.float32] | None]) -> int:
+    def read(self, signals: Sequence[npt.NDArray[np.floating[Any]] | None]) -> int:
         """Takes this rank's signals; chunks of 4096 coordinates with NaN or Inf become zeros.
 
         Args:
@@ -65,7 +66,7 @@ class Signals:
         rows = zip(self.tensors, self._finite, strict=True)
         return [float(np.abs(t).sum(dtype=np.float64) / max(finite, 1)) for t, finite in rows]
 
-    def add(self, others: npt.NDArray[np.float32]) -> None:
+    def add(self, others: npt.NDArray[np.floating[Any]]) -> None:
         """Adds another voter's numbers to these."""
         with np.errstate(over="ignore", invalid="ignore"):  # bound() mends it
             self.floats += others

@@ -172,9 +172,13 @@ class Device(ABC):
     def read(self, operand: Operand) -> npt.NDArray[np.float32] | None:
         """The gradient in host memory as fp32, for those who add it up; None: there is none."""
 
+    def numbers(self, operand: Operand) -> npt.NDArray[np.floating[Any]] | None:
+        """The gradient in host memory, in fp64 for fp64; None: there is none."""
+        return self.read(operand)
+
     @abstractmethod
-    def take(self, operand: Operand, values: npt.NDArray[np.float32]) -> None:
-        """Overwrites ``operand.out`` with numbers, float32[size], in the place of a verdict."""
+    def take(self, operand: Operand, values: npt.NDArray[np.floating[Any]]) -> None:
+        """Overwrites ``operand.out`` with float32 or float64[size] in the place of a verdict."""
 
     def host_arrays(self, operand: Operand) -> HostArrays | None:
         """The arrays behind it, if they are in host memory."""
@@ -248,6 +252,13 @@ class PlaneDevice(Device):
                 self.unpack(sent, signs, voted, packed.mean_abs)
                 self.keep(sound, signal - sent, current[RESIDUAL], state.next[RESIDUAL])
         return packed
+
+    def numbers(self, operand: Operand) -> npt.NDArray[np.floating[Any]] | None:
+        """The gradient, brought to the host as the device's flat array of it."""
+        if operand.signal is None:
+            return None
+        with self.working(operand):
+            return self.to_host(self.flat(operand.signal))
 
     def write(self, operand: Operand, place: Place, scale: float) -> None:
         """Takes the verdict's bits to the device and unpacks them there."""

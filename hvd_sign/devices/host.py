@@ -72,7 +72,11 @@ class HostDevice(Device):
         with np.errstate(over="ignore"):
             return np.asarray(operand.signal).astype(np.float32, copy=False)
 
-    def take(self, operand: Operand, values: npt.NDArray[np.float32]) -> None:
+    def numbers(self, operand: Operand) -> npt.NDArray[np.floating[Any]] | None:
+        """The gradient in fp32, or in fp64 for fp64."""
+        return None if operand.signal is None else self.flat(operand.signal)
+
+    def take(self, operand: Operand, values: npt.NDArray[np.floating[Any]]) -> None:
         """Overwrites the array."""
         if operand.out is not None:
             if operand.factor != 1.0:

@@ -173,6 +173,11 @@ class Stream:
         if self._broken is not None:
             raise VoteError(f"this vote stream is closed: {self._broken}") from self._broken
 
+    @property
+    def broken(self) -> bool:
+        """Whether a vote has failed, or the stream is closed: it holds none any more."""
+        return self._broken is not None
+
     def busy(self) -> bool:
         """Whether there is anything to move forward."""
         return bool(self._queue)

@@ -61,6 +61,10 @@ class Backend(Protocol):
         """A new session of votes among a process set; collective over it."""
         ...
 
+    def end(self, session: VoteSession) -> None:
+        """Ends a session that all its ranks have left together."""
+        ...
+
     def dense(self, op: str, process_set: Any, name: str | None) -> AbstractContextManager[None]:
         """Within it this rank waits for an operation without a vote.
 
@@ -203,6 +207,10 @@ class HorovodBackend:
         """A new session of votes; collective over the process set."""
         collectives = self._collectives(process_set)
         return self.world.session(self.members(process_set), collectives, *args, **kwargs)
+
+    def end(self, session: VoteSession) -> None:
+        """Ends a session that all its ranks have left together."""
+        self.world.end(session)
 
     def add_process_set(self, process_set: Any) -> Any:
         """Horovod's ``add_process_set``, ready for votes. Collective over all ranks.
@@ -358,6 +366,10 @@ class StandaloneBackend:
         """A new session of votes; collective over the process set."""
         ranks = standalone.ranks()
         return ranks.world.session(ranks.members(process_set), None, *args, **kwargs)
+
+    def end(self, session: VoteSession) -> None:
+        """Ends a session that all its ranks have left together."""
+        standalone.ranks().world.end(session)
 
     def dense(self, op: str, process_set: Any, name: str | None) -> AbstractContextManager[None]:
         """Nothing: votes or not, the ranks agree on our own operations by name."""

@@ -9,6 +9,7 @@ from typing import Any
 from hvd_sign.core.agreement import REFUSED, disagreement, reason, refusal
 from hvd_sign.core.buckets import TensorSpec, check_bucket_bytes
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.engine.progress import Stream
 from hvd_sign.errors import DisagreementError
 from hvd_sign.rounds.base import Round
@@ -51,6 +52,7 @@ def agree_on_session(
     specs: Sequence[TensorSpec],
     rule: VoteRule,
     options: VoteOptions,
+    training: TrainingOptions,
     bucket_bytes: int | str,
     groups: Sequence[Sequence[int]] | None,
 ) -> None:
@@ -59,7 +61,7 @@ def agree_on_session(
     On a rank whose arguments are refused it raises the reason, and on the others that one was.
     """
     refused: Exception | None = None
-    claim = {"op": repr(rule), **options.claim()}
+    claim = {"op": repr(rule), **options.claim(), **training.claim()}
     try:
         check_bucket_bytes(bucket_bytes)
         check_possible(options, stream.transport, rule)

@@ -85,6 +85,12 @@ class Runtime:
         self._keep(stream)
         return stream
 
+    def end(self, stream: Stream) -> None:
+        """Ends a stream on which nothing is under way on any rank."""
+        with self._lock:
+            self._streams.remove(stream)
+        stream.close("its optimizer votes on other parameters now", release=True)
+
     def count(self, members: Sequence[int]) -> int:
         """How many streams the members have made together, this one included."""
         with self._lock:

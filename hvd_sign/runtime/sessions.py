@@ -17,20 +17,26 @@ from hvd_sign.core.buckets import Bucket, TensorSpec, apart, plan_buckets
 from hvd_sign.core.observe import observers
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.stats import recorder
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.devices import ABSENT, Operand
 from hvd_sign.engine.progress import Handle, Stream
+from hvd_sign.errors import DisagreementError
 from hvd_sign.exchanges import AUTO
 from hvd_sign.exchanges.planning import planned_bucket_bytes
 from hvd_sign.rounds.base import Round, Subject
 from hvd_sign.rounds.choice import make_round
+from hvd_sign.rounds.dense import MeanRound, WarmingRound
 from hvd_sign.runtime.checkpoints import RULE, STEP, check_state
 from hvd_sign.runtime.claims import agree_on_session, made_alike
+from hvd_sign.runtime.comparing import Comparison
 from hvd_sign.runtime.measuring import load_or_measure
 from hvd_sign.transports.communication import Pending
 from hvd_sign.votes import MajorityVote, VoteRule, initial_of
 
 BUCKET_BYTES = 25 * 2**20
 """Default size of a bucket, in bytes of fp32 gradient."""
+
+DEFAULTS = TrainingOptions()
 
 UNDER_WAY = "a step's votes have begun, and its step() has not ended them"
 
@@ -43,7 +49,8 @@ class VoteSession:
 
     Args:
         stream: this session's own.
-        specs: the tensors, in order of registration; the same on all ranks.
+        specs: the tensors, in order of registration; the same on all ranks. Those that go dense
+            get the mean of all ranks' gradients, see ``MeanRound``.
         rule: decides.
         options: the same on all ranks.
         bucket_bytes: size of a bucket, in bytes of fp32 gradient, or ``"auto"`` to plan it from
@@ -51,6 +58,11 @@ class VoteSession:
         groups: positions of tensors that share a bucket; replaces ``bucket_bytes``.
         told: ordinals of tensors that are no gradients: the majority decides them, whatever the
             rule, which neither weighs them nor learns from them.
+        training: the same on all ranks.
+
+    Attributes:
+        step: the number of the step that is next or under way.
+        comparison: of what ranks have in common; None: none.
 
     Raises:
         ValueError: ``bucket_bytes`` is no size, the transport cannot hold such votes, or ranks
@@ -67,8 +79,9 @@ class VoteSession:
         bucket_bytes: int | str = BUCKET_BYTES,
         groups: Sequence[Sequence[int]] | None = None,
         told: Collection[int] = (),
+        training: TrainingOptions = DEFAULTS,
     ) -> None:
-        agree_on_session(stream, specs, rule, options, bucket_bytes, groups)
+        agree_on_session(stream, specs, rule, options, training, bucket_bytes, groups)
         if AUTO in (options.exchange, bucket_bytes) and stream.transport.link is None:
             stream.transport.link = load_or_measure(stream.transport)
         self.stream = stream
@@ -85,29 +98,43 @@ class VoteSession:
             where, rounds = (stream.transport, stream.number), []
             for bucket in apart(plan_buckets(specs, size, groups), told):
                 decides = majority if bucket.specs[0].ordinal in told else rule
-                rounds.append(make_round(Subject(bucket, decides, algorithm, options, *where)))
+                subject = Subject(bucket, decides, algorithm, options, *where)
+                dense = not bucket.specs[0].vote
+                rounds.append(MeanRound(subject) if dense else make_round(subject))
             return rounds
 
-        self._rounds = made_alike(stream, options, make)
+        self._voting = made_alike(stream, options, make)
+        self._warmup_steps = training.warmup_steps
+        self._warming: list[Round] = []
         self.rule = rule
         self._learned = initial_of(rule, stream.transport.size)
-        stream.starts_ahead = all(vote.starts_ahead for vote in self._rounds)
+        stream.starts_ahead = all(vote.starts_ahead for vote in self._voting)
         self._bucket_of = {
             spec.ordinal: bucket.index for bucket in self.buckets for spec in bucket.specs
         }
         self._operands: dict[int, Operand] = {}
-        self._waiting = [0] * len(self._rounds)
+        self._waiting: list[int] = []
         self._handles: list[Handle] = []
         self._launched: list[list[Operand]] = []
         self._restore: weakref.WeakMethod[Callable[[], None]] | None = None
-        self._step = 0
+        self.comparison: Comparison | None = None
+        self.step = 0
         self._lock = threading.Lock()
         self._reset()
 
     @property
     def buckets(self) -> list[Bucket]:
         """What travels together, in the order in which it is launched."""
-        return [vote.bucket for vote in self._rounds]
+        return [vote.bucket for vote in self._voting]
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the step that is next or under way is one of the warm-up's, which are dense."""
+        return self.step < self._warmup_steps
+
+    @property
+    def _rounds(self) -> list[Round]:
+        return self.rounds_of(self.step)
 
     def common_state(self) -> dict[str, npt.NDArray[Any]]:
         """The part of ``state()`` that has to be the same on all ranks.
@@ -117,7 +144,7 @@ class VoteSession:
             rule has learned.
         """
         learned = {f"{RULE}{name}": array.copy() for name, array in self._learned.items()}
-        return {STEP: np.array(self._step), **learned}
+        return {STEP: np.array(self.step), **learned}
 
     def take_common_state(self, common: Mapping[str, npt.NDArray[Any]]) -> None:
         """Goes on from another rank's ``common_state()``; the algorithm's arrays stay as they are.
@@ -127,13 +154,13 @@ class VoteSession:
             AssertionError: votes are under way, with another number of steps.
         """
         check_state(common, self._learned)
-        if self.under_way and int(common[STEP]) != self._step:
+        if self.under_way and int(common[STEP]) != self.step:
             raise AssertionError(f"state: expected it before votes have begun; {UNDER_WAY}")
-        self._step = int(common[STEP])
+        self.step = int(common[STEP])
         for name, array in self._learned.items():
             numbers = np.array(common[f"{RULE}{name}"], array.dtype)
             self._learned[name] = numbers.reshape(array.shape)
-        for vote in self._rounds:
+        for vote in self._voting:
             vote.weigh(self._learned)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -149,20 +176,20 @@ class VoteSession:
         if self.under_way and self._algorithm.keeps:
             raise AssertionError(f"state: expected to be asked between steps; {UNDER_WAY}")
         kept = self.common_state()
-        for vote in self._rounds:
+        for vote in self._voting:
             kept |= vote.states.arrays()
         return kept
 
     def held(self) -> dict[str, Any]:
         """The algorithm's arrays themselves, where they live, by plane and ordinal."""
-        return {name: array for vote in self._rounds for name, array in vote.states.held().items()}
+        return {name: array for vote in self._voting for name, array in vote.states.held().items()}
 
     def check_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Raises what ``load_state()`` would; changes nothing."""
         if self.under_way:
             raise AssertionError(f"state: expected to be loaded between steps; {UNDER_WAY}")
         known = check_state(state, self._learned)
-        for vote in self._rounds:
+        for vote in self._voting:
             known |= vote.states.check(state)
         for name in sorted(state.keys() - known):
             keeper = f"{self._algorithm!r} and {self.rule!r}"
@@ -181,7 +208,7 @@ class VoteSession:
         """
         self.check_state(state)
         self.take_common_state(state)
-        for vote in self._rounds:
+        for vote in self._voting:
             vote.states.load(state)
 
     @property
@@ -206,47 +233,84 @@ class VoteSession:
         Returns:
             Whether the step counts: False if ``nonfinite="skip"`` and a rank met NaN or Inf, in
             which case no verdict was written.
+
+        Raises:
+            DisagreementError: on all ranks alike: what they compared differs.
         """
         with self._lock:
             while len(self._handles) < len(self._rounds):
                 self._launch(missing)
+            comparison = self._comparison_at(self.step)
+            if comparison is not None:
+                steps = comparison.run(self.step, comparison.sums(self.common_state()))
+                self._handles.append(self.stream.submit(f"step {self.step}: checksums", steps))
         begin = time.monotonic()
         try:
             with recorder.charging(self.stream.spent), kernels.ExactFloats():
                 return self._wait()
         finally:
             self._watch(begin)
-            self._step += 1
+            self.step += 1
+            if not self.warming_up:
+                self._warming = []
             self._reset()
 
     def _wait(self) -> bool:
         for handle in self._handles:
             handle.wait()
-        counts = self.end_step()
+        counts = self.end_step(self.step)
         if self.options.nonfinite == "skip":
             if counts:
                 for vote, operands in zip(self._rounds, self._launched, strict=True):
                     vote.write(operands)
             recorder.add(skipped_steps=int(not counts))
+        comparison = self._comparison_at(self.step)
+        if comparison is not None and comparison.sentence is not None:
+            raise DisagreementError(comparison.sentence)
         return counts
 
-    def end_step(self) -> bool:
+    def _comparison_at(self, step: int) -> Comparison | None:
+        due = self.comparison is not None and self.comparison.due(step)
+        return self.comparison if due else None
+
+    def absent_step(self, step: int) -> list[tuple[str, Iterator[Pending]]]:
+        """A step's votes, by name, of a rank that has joined."""
+        held = []
+        for vote in self.rounds_of(step):
+            absent = [ABSENT for _ in vote.bucket.specs]
+            steps = vote.run(step, absent, joined=True, write=False)
+            held.append((f"step {step}: {vote.bucket}", steps))
+        comparison = self._comparison_at(step)
+        if comparison is not None:
+            held.append((f"step {step}: checksums", comparison.run(step, None)))
+        return held
+
+    def rounds_of(self, step: int) -> list[Round]:
+        """What is held in a step, in the order in which it is launched."""
+        if step >= self._warmup_steps:
+            return self._voting
+        if not self._warming:
+            self._warming = [WarmingRound(vote) for vote in self._voting]
+        return self._warming
+
+    def end_step(self, step: int) -> bool:
         """Ends a step whose votes have: keeps what it made, and learns, if it counts.
 
         Returns:
             Whether it does.
         """
         skips = self.options.nonfinite == "skip"
-        counts = not (skips and any(vote.nonfinite for vote in self._rounds))
-        for vote in self._rounds:
+        rounds = self.rounds_of(step)
+        counts = not (skips and any(vote.nonfinite for vote in rounds))
+        for vote in rounds:
             vote.states.end(counts=counts)
-        if counts and self.rule.learns:
+        if counts and self.rule.learns and rounds is self._voting:
             self._learn()
         return counts
 
     def _learn(self) -> None:
         """Lets the rule learn from the last step's votes, the same on all ranks."""
-        counted = [vote for vote in self._rounds if vote.rule.learns]
+        counted = [vote for vote in self._voting if vote.rule.learns]
         judged = sum(vote.judged for vote in counted)
         agreed = sum(vote.agreed for vote in counted)
         try:
@@ -257,22 +321,22 @@ class VoteSession:
                     f"{sorted(self._learned)}, got {learned!r}"
                 )
             self._learned = learned
-            for vote in self._rounds:
+            for vote in self._voting:
                 vote.weigh(self._learned)
         except Exception as error:  # the stream fails, so that the other ranks hear of it
-            self.stream.submit(f"step {self._step}: what {self.rule!r} learns", _failing(error))
+            self.stream.submit(f"step {self.step}: what {self.rule!r} learns", failing(error))
             raise
 
     def _watch(self, begin: float) -> None:
         # Tells the observers of the step that has ended; it was waited for since `begin`.
         if observers.timeline is not None:
             observers.timeline.span(
-                "exposed wait", self.stream.number, begin, time.monotonic(), step=self._step
+                "exposed wait", self.stream.number, begin, time.monotonic(), step=self.step
             )
         if observers.record is not None:
             observers.record.step(
                 stream=self.stream.number,
-                step=self._step,
+                step=self.step,
                 buckets=len(self._rounds),
                 exchanges=[vote.options.exchange for vote in self._rounds],
                 segments=[vote.segments for vote in self._rounds],
@@ -288,8 +352,8 @@ class VoteSession:
                 assert missing is not None
                 operand = missing(spec.ordinal)
             operands.append(operand)
-        steps = vote.run(self._step, operands, write=self.options.nonfinite != "skip")
-        name = f"step {self._step}: {vote.bucket}"
+        steps = vote.run(self.step, operands, write=self.options.nonfinite != "skip")
+        name = f"step {self.step}: {vote.bucket}"
         self._handles.append(self.stream.submit(name, steps))
         self._launched.append(operands)
 
@@ -297,101 +361,30 @@ class VoteSession:
         self._operands.clear()
         self._handles = []
         self._launched = []
-        self._waiting = [len(vote.bucket.specs) for vote in self._rounds]
+        self._waiting = [len(bucket.specs) for bucket in self.buckets]
         restore = self._restore() if self._restore is not None else None
         if restore is not None:
             restore()
 
-    def on_reset(self, restore: Callable[[], None]) -> None:
-        """Has a method called whenever a step's votes are over; it is not kept alive."""
-        self._restore = weakref.WeakMethod(restore)
+    def abandon(self) -> bool:
+        """Ends what a backward pass without ``step()`` has begun, abstaining in the rest.
 
-    def serve(self) -> ServedSession:
-        """Begins to serve as a rank that has joined: abstains in every vote of the others.
-
-        What a backward pass without ``step()`` has begun is ended first, abstaining in the rest.
+        Returns:
+            Whether anything was.
         """
         with self._lock:
             begun = self.under_way
             while begun and len(self._handles) < len(self._rounds):
                 self._launch(lambda ordinal: ABSENT)
             self._reset()
-        return ServedSession(self, self._rounds, self._step, begun=begun)
+        return begun
+
+    def on_reset(self, restore: Callable[[], None]) -> None:
+        """Has a method called whenever a step's votes are over; it is not kept alive."""
+        self._restore = weakref.WeakMethod(restore)
 
 
-class ServedSession:
-    """A joined rank's side of a session: abstains until every rank has joined."""
-
-    def __init__(
-        self, session: VoteSession, rounds: Sequence[Round], step: int, *, begun: bool
-    ) -> None:
-        self._session = session
-        self._rounds = rounds
-        self._begun = begun
-        self.first_step = self._step = step + int(begun)
-        self._ended = threading.Event()
-        self._handle: Handle | None = None
-        if rounds:
-            self._next()
-        else:
-            self._ended.set()
-
-    def wait(self) -> None:
-        """Blocks until every rank has joined.
-
-        Raises:
-            Exception: whatever ended a vote early.
-        """
-        while not self._ended.is_set():
-            with self._session.stream.engine.lock:
-                handle = self._handle
-            assert handle is not None
-            handle.wait()  # a next one is there before this one ends, unless all have joined
-
-    def steps_of_all(self) -> list[int]:
-        """How many steps each rank had taken when it joined; only after ``wait()``."""
-        return self._session.stream.transport.gather_objects(self.first_step)
-
-    def _next(self) -> None:
-        for vote in self._rounds:
-            absent = [ABSENT for _ in vote.bucket.specs]
-            steps = vote.run(self._step, absent, joined=True, write=False)
-            if self._begun:
-                steps = self._after_begun(steps)
-            last = vote is self._rounds[-1]
-            with self._session.stream.engine.lock:
-                self._handle = self._session.stream.submit(
-                    f"step {self._step}: {vote.bucket}",
-                    steps,
-                    self._round_ended if last else None,
-                    patient=True,
-                )
-        self._step += 1
-
-    def _after_begun(self, steps: Iterator[Pending]) -> Iterator[Pending]:
-        """A vote on which the step before it, that nobody waits for, may bear by how it ends."""
-        stream = self._session.stream
-        self._begun = False
-        ahead, stream.starts_ahead = stream.starts_ahead, False
-
-        def begin() -> Iterator[Pending]:
-            stream.starts_ahead = ahead
-            self._session.end_step()
-            yield from steps
-
-        return begin()
-
-    def _round_ended(self) -> None:
-        self._session.end_step()
-        if all(vote.all_joined for vote in self._rounds):
-            self._session._step = self._step
-            recorder.take(self._session.stream.spent)
-            self._ended.set()
-        else:
-            self._next()
-
-
-def _failing(error: Exception) -> Iterator[Pending]:
+def failing(error: Exception) -> Iterator[Pending]:
     """A vote that raises at once."""
     raise error
     yield

@@ -13,7 +13,8 @@ from hvd_sign.engine.progress import Stream
 from hvd_sign.engine.stall import StallCheck
 from hvd_sign.runtime.lifecycle import runtime
 from hvd_sign.runtime.named import AdHocStream
-from hvd_sign.runtime.sessions import ServedSession, VoteSession
+from hvd_sign.runtime.serving import ServedSession
+from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.transports import HorovodTransport, LocalTransport, NamedCollectives, Transport
 
 
@@ -106,6 +107,11 @@ class World:
         self._sessions.append(session)
         return session
 
+    def end(self, session: VoteSession) -> None:
+        """Ends a session that all its ranks have left together, and gives back what it held."""
+        self._sessions.remove(session)
+        self._runtime.end(session.stream)
+
     def serve(self) -> Served:
         """Begins to serve the votes of other ranks as one that has joined.
 
@@ -120,7 +126,8 @@ class World:
                     "join(): an optimizer votes over Horovod's own collectives, which need every "
                     "rank; start the job on MPI, or let all ranks take the same number of steps"
                 )
-        served = [session.serve() for session in self._sessions]
+        usable = [session for session in self._sessions if not session.stream.broken]
+        served = [ServedSession(session) for session in usable]
         size = len(self._mpi_ranks) if self._mpi_ranks is not None else 1
         return Served(served, list(self._adhoc.values()), size)
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 Buffer = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
+"""float32 or float64."""
 
 ALLREDUCE = "Horovod's allreduce"
 GROUPED_ALLREDUCE = "Horovod's grouped allreduce"

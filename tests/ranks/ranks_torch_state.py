@@ -105,12 +105,11 @@ def test_schedulers(hvd, world):
     assert optimizer.param_groups[0]["lr"] == 0.125
 
 
-def test_parameters_cannot_be_added_behind_the_vote(hvd, world):
+def test_parameters_that_are_added_are_voted_on_too(hvd, world):
     """Horovod would leave them out of the reduction without a word."""
-    params = parameters((100,))
-    optimizer = wrap(hvd, params)
-    with pytest.raises(ValueError, match="add_param_group"):
-        optimizer.add_param_group({"params": parameters((5,))})
+    params = parameters((100,), (5,))
+    optimizer = wrap(hvd, params[:1])
+    optimizer.add_param_group({"params": params[1:]})
     steps(world, params, optimizer, range(2))
     assert same_everywhere(world, *params)
 

@@ -38,7 +38,7 @@ class TensorFlowCollectives:
         """Begins an all-gather."""
         return self._begin(horovod.allgather, send, name=name)
 
-    def sum(self, send: npt.NDArray[np.float32], name: str) -> Future[Any]:
+    def sum(self, send: npt.NDArray[np.floating[Any]], name: str) -> Future[Any]:
         """Begins an allreduce by sum."""
         return self._begin(horovod.allreduce, send, name=name, op=horovod.Sum)
 

@@ -23,9 +23,11 @@ class GradientHooks(ABC):
 
     Attributes:
         grad_scaler: whose scale the gradients carry, and what comes of them then carries too.
+        clipping: says, in a sentence on changed gradients, what clips them.
     """
 
     grad_scaler: Any = None
+    clipping = "no option clips"
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str], passes: int
@@ -91,7 +93,7 @@ class GradientHooks(ABC):
                 "step(), while ranks exchanged it; this rank does not step. Change gradients after "
                 "optimizer.synchronize(), then call optimizer.step() within "
                 "optimizer.skip_synchronize(). What is clipped there is the result of the "
-                "exchange; no option clips gradients before it"
+                f"exchange; {self.clipping} gradients before it"
             )
         return counts
 

@@ -29,7 +29,7 @@ class TorchCollectives:
         tensor = torch.from_numpy(send)
         return horovod.allgather_async(tensor, name=name, process_set=self._process_set)
 
-    def sum(self, send: npt.NDArray[np.float32], name: str) -> Any:
+    def sum(self, send: npt.NDArray[np.floating[Any]], name: str) -> Any:
         """Begins an allreduce by sum."""
         tensor = torch.from_numpy(send)
         return horovod.allreduce_async(

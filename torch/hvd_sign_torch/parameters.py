@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy.typing as npt
 import torch
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 def parameter_names(
@@ -38,6 +41,32 @@ def parameter_names(
             "the optimizer's " + ", ".join(nameless)
         )
     return names
+
+
+def names_of_all(
+    optimizer: torch.optim.Optimizer, names: dict[torch.Tensor, str]
+) -> dict[torch.Tensor, str]:
+    """Names of all parameters, also of those that were added since names were given."""
+    given = {
+        p: f"allreduce.noname.{i}.{j}"
+        for i, group in enumerate(optimizer.param_groups)
+        for j, p in enumerate(group["params"])
+    }
+    return given | names
+
+
+def requiring(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The parameters that require gradients, in order."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+
+
+def keyed(kept: dict[torch.Tensor, Arrays], parameters: list[torch.Tensor]) -> Arrays:
+    """What is kept for parameters, as sessions name it: ``"momentum/3"``."""
+    return {
+        f"{plane}/{ordinal}": array
+        for ordinal, p in enumerate(parameters)
+        for plane, array in kept.get(p, {}).items()
+    }
 
 
 def zeros(like: torch.Tensor, sparse_dims: int | None) -> torch.Tensor:

@@ -31,15 +31,16 @@ class SignOptimizer(torch.optim.Optimizer):
     differ in ``lr`` and ``weight_decay``.
     """
 
-    _verdicts = False  # p.grad is what ranks have decided
-
     def __init__(
         self, params: Any, lr: float, weight_decay: float, defaults: dict[str, Any]
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             check_rate(name, value)
+        self._verdicts: frozenset[torch.Tensor] = frozenset()  # whose p.grad ranks have decided
         self._session: VoteSession | None = None
         self._voted: list[torch.Tensor] = []
+        self._asked: dict[str, Any] = {}
+        self._shown: torch.Tensor | None = None  # the step in ``state``
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **defaults})
         self.vote_keywords()
 
@@ -67,13 +68,13 @@ class SignOptimizer(torch.optim.Optimizer):
         return kept[0]
 
     @contextmanager
-    def on_verdicts(self) -> Iterator[None]:
-        """Within it ``step()`` takes ``p.grad`` for a verdict."""
-        self._verdicts = True
+    def on_verdicts(self, parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+        """Within it ``step()`` takes ``p.grad`` of some parameters for a verdict."""
+        self._verdicts = frozenset(parameters)
         try:
             yield
         finally:
-            self._verdicts = False
+            self._verdicts = frozenset()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -92,6 +93,8 @@ class SignOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for p in self._verdicts:
+            self.state.pop(p, None)  # of a time before ranks voted
         for group, parameters, verdicts in self._decided():
             lr, decay = group["lr"], group["weight_decay"]
             if decay != 0:
@@ -101,18 +104,28 @@ class SignOptimizer(torch.optim.Optimizer):
 
     def _decided(self) -> Iterator[tuple[dict[str, Any], list[torch.Tensor], list[torch.Tensor]]]:
         """Each group, its parameters that have gradients, and their verdicts."""
-        decided = {} if self._verdicts else self._decide()
+        decided = self._decide()
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
                 yield group, parameters, [decided.get(p, p.grad).to_dense() for p in parameters]
 
     def _decide(self) -> dict[torch.Tensor, torch.Tensor]:
-        """Votes alone."""
+        """Votes alone, on what ranks have not decided."""
         everything = [p for group in self.param_groups for p in group["params"]]
-        voted = [p for p in everything if p.requires_grad or p.grad is not None]
-        if self._session is None or [*map(id, voted)] != [*map(id, self._voted)]:
-            self._session = self._open(voted)
+        undecided = [p for p in everything if p not in self._verdicts]
+        voted = [p for p in undecided if p.requires_grad or p.grad is not None]
+        if not voted:
+            return {}
+        asked = self.vote_keywords()  # which schedulers may change
+        shown = {id(self.state[p].get(STEP, self._shown)) for p in voted if p in self.state}
+        if (
+            self._session is None
+            or shown - {id(self._shown)}  # somebody has put another state there
+            or asked != self._asked
+            or [*map(id, voted)] != [*map(id, self._voted)]
+        ):
+            self._session, self._asked = self._open(voted), asked
         verdicts = {p: torch.empty_like(p) for p in voted if p.grad is not None}
         for ordinal, p in enumerate(voted):
             if p.grad is not None:
@@ -140,7 +153,7 @@ class SignOptimizer(torch.optim.Optimizer):
 
     def _show_state(self, session: VoteSession) -> None:
         """Shows what the session keeps in ``state``: the arrays themselves."""
-        step = torch.tensor(float(session.common_state()[STEP]))
+        self._shown = step = torch.tensor(float(session.common_state()[STEP]))
         for p in self._voted:
             if p.grad is not None or p in self.state:
                 self.state[p][STEP] = step
@@ -163,7 +176,8 @@ class SignOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Goes on as a copy or from a pickle."""
         super().__setstate__(state)
-        self._session, self._voted = None, []
+        self._session, self._voted, self._asked, self._shown = None, [], {}, None
+        self._verdicts = frozenset()
 
 
 class SignSGD(SignOptimizer):

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy.typing as npt
 import torch
 
-from hvd_sign.core.buckets import check_bucket_bytes, group_positions
+from hvd_sign.core.buckets import check_bucket_bytes
+from hvd_sign.core.training import TrainingOptions, split_keywords
 from hvd_sign.engine.operations import GRADIENTS, Opening
 from hvd_sign.frontend.arguments import gradient_settings, keywords_of, op_of, refuse_vote_options
 from hvd_sign.frontend.backends import HorovodBackend
+from hvd_sign.frontend.choice import make_choice
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
 from hvd_sign_torch.backend import backend, horovod_api
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
-from hvd_sign_torch.gradient_votes import LAST, GradientVotes
+from hvd_sign_torch.gradient_votes import GradientVotes
 from hvd_sign_torch.parameters import parameter_names
 from hvd_sign_torch.sign_compression import Compression
 from hvd_sign_torch.sign_optimizers import SignOptimizer
+from hvd_sign_torch.terms import Terms
 
 
 def _meet_first(optimizer: Any, backend: HorovodBackend, process_set: Any) -> None:
@@ -55,9 +58,16 @@ class VotingOptimizer(ExchangingOptimizer):
         return None if self._gradients is None else self._gradients.session
 
     def _stepping(self) -> AbstractContextManager[None]:
-        """An optimizer of signs takes the verdicts as they are."""
+        """An optimizer of signs takes verdicts as they are, and means for gradients."""
         if self._gradients is not None and isinstance(self._wrapped, SignOptimizer):
-            return self._wrapped.on_verdicts()
+            agreed, own = self._gradients.terms.of_signs, self._wrapped.vote_keywords()
+            if agreed is not None and own != agreed:
+                raise ValueError(
+                    f"param_groups: ranks vote by {agreed}, as was said when "
+                    f"hvd.DistributedOptimizer wrapped the optimizer, got {own} since; leave betas "
+                    "and the like as they were (cycle_momentum=False of a schedule), or wrap anew"
+                )
+            return self._wrapped.on_verdicts(self._gradients.verdicts)
         return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,7 +85,8 @@ class VotingOptimizer(ExchangingOptimizer):
         state: dict[str, Any] = self._wrapped.state_dict()
         if self._session is None:
             return state
-        arrays = self._session.state()
+        assert self._gradients is not None
+        arrays = self._gradients.state()
         return {**state, STATE: as_tensors(arrays)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +97,8 @@ class VotingOptimizer(ExchangingOptimizer):
         ``hvd.broadcast_optimizer_state`` comes next, which leaves each rank its algorithm's arrays.
 
         Raises:
-            ValueError: the votes' part or the optimizer's is damaged, or another algorithm's.
+            ValueError: the votes' part or the optimizer's is damaged, or another algorithm's; or
+                parameters were added, frozen or unfrozen since the last step.
             AssertionError: gradients are being voted on.
         """
         self.check_between_steps("load_state_dict")
@@ -94,10 +106,48 @@ class VotingOptimizer(ExchangingOptimizer):
         if self._session is None or kept is None:
             self._wrapped.load_state_dict(state_dict)
             return
+        if self._gradients is not None and self._gradients.outdated():
+            raise ValueError(
+                "load_state_dict: parameters were added, frozen or unfrozen since the last step, "
+                "and votes begin anew with the next one; load before that, or do it before "
+                "hvd.DistributedOptimizer wraps the optimizer"
+            )
         arrays = as_arrays(kept)
         self._session.check_state(arrays)
         self._wrapped.load_state_dict(state_dict)
         self._session.load_state(arrays)
+
+    def synchronize(self) -> None:
+        """Waits for the votes and leaves what comes of them in ``p.grad``.
+
+        Where other parameters require gradients than in the step before, votes begin anew, and
+        what is kept goes on by parameter: collective, and not hidden behind backward in that step.
+
+        Raises:
+            DisagreementError: on this rank, if others have changed no parameters or other ones;
+                those hear of it at their next step.
+        """
+        if self._gradients is not None and self._gradients.outdated():
+            self._gradients = self._gradients.reopened()
+        super().synchronize()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters, which are voted on from the next step on.
+
+        All ranks add them between the same two steps, alike.
+
+        Raises:
+            ValueError: an optimizer of signs cannot have such a group.
+            AssertionError: gradients are being voted on.
+        """
+        self.check_between_steps("add_param_group")
+        self._wrapped.add_param_group(param_group)
+        if isinstance(self._wrapped, SignOptimizer):
+            try:
+                self._wrapped.vote_keywords()
+            except ValueError:
+                self._wrapped.param_groups.pop()
+                raise
 
     def common_state(self) -> dict[str, Any]:
         """What ranks go on from together, see ``VoteSession.common_state``; empty outside of it."""
@@ -154,6 +204,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     *,
     bucket_bytes: int | str | None = None,
     grad_scaler: Any = None,
+    vote_if: Callable[[str, torch.Tensor], bool] | None = None,
+    min_size: int | None = None,
     **vote: Any,
 ) -> Any:
     """Horovod's ``DistributedOptimizer``, or one that votes on gradients.
@@ -179,7 +231,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
     ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``nonfinite``, ``algorithm``. In an
     optimizer ``algorithm`` sees the sum of a step's backward passes; ``state_dict()`` has what it
-    keeps. And:
+    keeps. Those of ``hvd_sign.TrainingOptions``: ``warmup_steps``, ``clip_value``,
+    ``clip_norm``, ``check_every``. And:
         bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB; ``"auto"``
             plans it from the same measurement.
         grad_scaler: the ``torch.amp.GradScaler`` of a mixed-precision loop. The verdict carries its
@@ -188,19 +241,34 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             An algorithm that keeps something sees unscaled gradients, and no skipped step.
             Call ``optimizer.synchronize()``, then ``scaler.unscale_(optimizer)``, then
             ``scaler.step(optimizer)`` within ``optimizer.skip_synchronize()``.
+        vote_if: a function of a parameter's name and the parameter; True: it is voted on. The
+            others, those of parameter groups with ``"vote": False``, and those below ``min_size``
+            go dense: their ``p.grad`` becomes the mean of all ranks' gradients, as with
+            ``hvd.Average``, on which any optimizer steps by its own algorithm, ``hvd.SignSGD`` and
+            its like too. They share buckets of their own, and ``bucket_bytes``. Ranks choose alike.
+        min_size: coordinates that a parameter must have to be voted on; default 0.
 
     Raises:
         ValueError: contradictory or unknown arguments, or ranks that differ in parameters or
             options; then all ranks raise the same error.
-        TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
+        TypeError: a parameter that is not fp32, fp64, fp16 or bf16, or a choice of parameters that
+            says neither True nor False.
         RuntimeError: ``hvd.init()`` was not called, or there is no MPI to vote over.
     """
     op = op_of(compression, op, Compression.none)
     of_signs = compression is Compression.none and isinstance(optimizer, SignOptimizer)
     if of_signs and op is None:
         op = MajorityVote
+    vote, training = split_keywords(vote)
     if not is_vote_rule(op):
-        refuse_vote_options(vote, bucket_bytes=bucket_bytes, grad_scaler=grad_scaler)
+        refuse_vote_options(
+            vote,
+            bucket_bytes=bucket_bytes,
+            grad_scaler=grad_scaler,
+            vote_if=vote_if,
+            min_size=min_size,
+            **training,
+        )
         reducing = horovod_api.DistributedOptimizer(
             optimizer,
             named_parameters=named_parameters,
@@ -221,8 +289,10 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     stream = backend.adhoc(process_set) if included else None
     with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
         vote = keywords_of(compression, vote)
+        own = None
         if of_signs and vote.get("algorithm") is None:
-            vote = _of_optimizer(optimizer) | {k: v for k, v in vote.items() if v is not None}
+            own = _of_optimizer(optimizer)
+            vote = own | {k: v for k, v in vote.items() if v is not None}
         options, bucket_bytes, groups = gradient_settings(
             op,
             vote,
@@ -234,24 +304,24 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             groups=groups,
         )
         assert options is not None
+        chosen = TrainingOptions(**training)
         check_bucket_bytes(bucket_bytes)
         voting = wrapped(VotingOptimizer, optimizer)
         names = parameter_names(optimizer, named_parameters)
-        votes = GradientVotes(voting, names, backward_passes_per_step, sparse_as_dense, grad_scaler)
-        positions = group_positions(groups, votes.parameters, torch.Tensor, "torch.Tensor")
-        specs, before = votes.specs, len(votes.specs) - len(votes.parameters)
-        rule = make_rule(op)
-    if included:
-        votes.begin(
-            lambda: backend.session(
-                process_set,
-                specs,
-                rule,
-                options,
-                bucket_bytes=bucket_bytes,
-                groups=positions and [[before + i for i in group] for group in positions],
-                told=(LAST,),
-            )
+        terms = Terms(
+            process_set,
+            make_rule(op),
+            options,
+            chosen,
+            bucket_bytes,
+            groups,
+            make_choice(vote_if, min_size),
+            sparse_as_dense,
+            own,
+            grad_scaler,
         )
+        votes = GradientVotes(optimizer, names, backward_passes_per_step, terms, id(voting))
+    if included:
+        votes.begin()
         voting._gradients = votes
     return voting

@@ -47,7 +47,7 @@ class TorchHost(HostDevice):
         numbers: npt.NDArray[np.float32] = operand.signal.resolve_neg().reshape(-1).float().numpy()
         return numbers
 
-    def take(self, operand: Operand, values: npt.NDArray[np.float32]) -> None:
+    def take(self, operand: Operand, values: npt.NDArray[np.floating[Any]]) -> None:
         """Overwrites the tensor with numbers."""
         out = operand.out
         if out is not None:

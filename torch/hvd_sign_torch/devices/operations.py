@@ -103,7 +103,7 @@ class TensorOperations(PlaneDevice):
             (numbers,) = _to_host(operand.signal.reshape(-1).float())
         return numbers
 
-    def take(self, operand: Operand, values: npt.NDArray[np.float32]) -> None:
+    def take(self, operand: Operand, values: npt.NDArray[np.floating[Any]]) -> None:
         """Takes numbers in the place of a verdict to the device."""
         if operand.out is not None:
             with self.working(operand):
