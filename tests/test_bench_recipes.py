@@ -48,7 +48,10 @@ def test_every_method_that_trains_has_an_optimizer_in_every_task() -> None:
         ("vote-zero", "SGD on the verdict, learning rate 0.0001, momentum 0.9"),
         ("sign-bytes", "SGD on the verdict, learning rate 0.0001, momentum 0.9"),
         ("signum", "Signum (beta 0.9) on the verdict, learning rate 0.001"),
-        ("lion", "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.0003"),
+        (
+            "lion",
+            "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.001, weight decay 1",
+        ),
     ],
 )
 def test_what_the_default_task_is_trained_by(name: str, text: str) -> None:
