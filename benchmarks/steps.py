@@ -1,6 +1,6 @@
 """Times what comes after an exchange: optimizers' steps, in as many processes as there are ranks.
 
-    mpirun -np 4 python -m benchmarks.steps
+    mpirun --oversubscribe -np 4 python -m benchmarks.steps
 
 All processes step at once, each on one thread, one fp32 tensor of 25.6 million weights: PyTorch's
 optimizers on a gradient, hvd_sign's on a verdict. A step's time is the slowest process's, from a

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 
 pytest.importorskip("psutil")
 pytest.importorskip("rich")
+pytest.importorskip("torch")
 
+from benchmarks import train
+from benchmarks.data import IMAGES, Dataset, Split
 from benchmarks.methods.catalogue import METHODS, SERVED
-from benchmarks.training import tasks
+from benchmarks.training import plan, tasks
 from benchmarks.training.schedule import share_of_rate
 from benchmarks.training.tasks import Optimizer
 
@@ -66,3 +72,35 @@ def test_an_optimizer_in_words() -> None:
     assert str(Optimizer("lion", 1e-4, weight_decay=0.5)) == (
         "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.0001, weight decay 0.5"
     )
+
+
+@pytest.fixture
+def planned(monkeypatch) -> Callable[..., plan.Plan]:
+    def make(*arguments: str, name: str = "fashion-mnist") -> plan.Plan:
+        split = Split(np.zeros((256, 1, 28, 28), np.uint8), np.zeros(256, np.int64))
+        dataset = Dataset(name, "a title", "a shelf", IMAGES, 10, split, split)
+        monkeypatch.setattr(plan.data, "load", lambda *wanted: dataset)
+        line = ("--network", "loopback", "--methods", "fp32,signum,lion", *arguments)
+        return plan.make_plan(train.parse(line))
+
+    return make
+
+
+def test_a_plan_has_schedule_recipes_and_target(planned: Callable[..., plan.Plan]) -> None:
+    made = planned("--learning-rate", "lion=0.5")
+    assert (made.config["rise"], made.setup["target_accuracy"]) == (0.1, 0.9)
+    recipes = made.config["optimizers"]
+    assert recipes["fp32"] == {
+        **{"kind": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+        "votes": False,
+    }
+    assert recipes["signum"] == {
+        **{"kind": "signum", "learning_rate": 1e-3, "momentum": 0.0, "weight_decay": 0.0},
+        "votes": True,
+    }
+    assert (recipes["lion"]["learning_rate"], recipes["lion"]["weight_decay"]) == (0.5, 1.0)
+    made = planned("--warmup", "0", "--target-accuracy", "0.25")
+    assert (made.config["rise"], made.setup["target_accuracy"]) == (0, 0.25)
+    made = planned(name="folder")
+    assert made.setup["target_accuracy"] is None
+    assert made.config["optimizers"]["fp32"]["learning_rate"] == 0.05
