@@ -63,7 +63,7 @@ lint: setup  ## the checks alone: format, types, shell scripts
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
-bench: python  ## train by majority vote, fp16 and fp32, and compare (about six minutes)
+bench: python  ## train by fp32, fp16, majority vote and Signum by vote (about seven minutes)
 	@case '$(FRAMEWORK)' in torch | tensorflow | keras3) ;; *) echo "FRAMEWORK is torch, tensorflow\
 	 or keras3, not '$(FRAMEWORK)'" >&2; exit 1 ;; esac
 ifeq ($(FRAMEWORK),keras3)

@@ -2,10 +2,11 @@
 
     python -m benchmarks.train
 
-With no option four workers train a convolutional network on Fashion-MNIST three times: gradients
-averaged by Horovod in fp32, in fp16, and decided by majority vote. As root the workers live in four
-network namespaces joined at 1 Gbit/s, else on loopback. Ends with a table; raw figures, plots and
-the ranks' output stay in a directory under --out. More:
+With no option four workers train a convolutional network on Fashion-MNIST four times: gradients
+averaged by Horovod in fp32 and in fp16, decided by majority vote, and by a vote on each worker's
+momentum (Signum). As root the workers live in four network namespaces joined at 1 Gbit/s, else on
+loopback. Ends with a table; raw figures, plots and the ranks' output stay in a directory under
+--out. More:
 
     python -m benchmarks.train --model resnet18 --data path/to/images --methods fp32,ddp,vote,local
     python -m benchmarks.train --model lstm --data path/to/a/text --methods all --limit 20000
@@ -33,7 +34,9 @@ from benchmarks.reporting.words import network_text
 from benchmarks.training import frameworks
 from benchmarks.training.plan import AMP, DEVICES, TURNS, Plan, make_plan
 from benchmarks.training.progress import collect
-from benchmarks.training.tasks import TASKS, TORCHVISION
+from benchmarks.training.tasks import TASKS, TORCHVISION, WARMUP
+
+WARMUP_HELP = "of the training, in which learning rates rise before they fall to 0 (%(default)s)"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,6 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--num-batches-per-iter", type=int, default=10, help="of one throughput (%(default)s)")
     add("--num-iters", type=int, help="throughputs in an epoch; synthetic data: 10, else all")
     add("--learning-rate", action="append", default=[], metavar="METHOD=VALUE")
+    add("--warmup", type=float, default=WARMUP, metavar="SHARE", help=WARMUP_HELP)
     add("--amp", choices=AMP, help="mixed precision, by autocast")
     add("--device", choices=DEVICES, default="cpu", help="cuda: the local rank's GPU")
     add(

@@ -20,7 +20,8 @@ from benchmarks.training import frameworks, shapes
 from benchmarks.training.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
 
 VOTES = [
-    *("vote", "vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
+    *("vote", "signum", "lion"),
+    *("vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
     *("vote-horovod", "vote-mpi4py"),
 ]
 
@@ -40,7 +41,7 @@ def names(text: str | None, workers: int = 4, benchmark: str = "allreduce") -> l
 
 def test_a_list_comes_in_its_order_each_once() -> None:
     assert names("vote,fp32,vote") == ["vote", "fp32"]
-    assert names(None) == ["fp32", "fp16", "vote"]
+    assert names(None) == ["fp32", "fp16", "vote", "signum"]
 
 
 def test_a_group_stands_for_what_can_run_here() -> None:
@@ -89,11 +90,9 @@ def test_tensorflow_trains_by_votes_by_horovod_and_alone() -> None:
 
 def test_without_horovod_fp32_goes_over_mpi_and_says_so() -> None:
     here = place("training", framework="tensorflow", runtime=MPI)
-    assert [m.label for m in resolve(None, here)] == ["MPI fp32", "majority vote"]
-    assert [m.name for m in resolve("horovod,ours", here)] == [
-        *("fp32", "vote", "vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
-        "vote-mpi4py",
-    ]
+    assert [m.label for m in resolve(None, here)] == ["MPI fp32", "majority vote", "Signum by vote"]
+    without_horovod = [name for name in VOTES if name != "vote-horovod"]
+    assert [m.name for m in resolve("horovod,ours", here)] == ["fp32", *without_horovod]
     for name in ("fp16", "adasum", "vote-horovod"):
         with pytest.raises(MethodError, match=f"'{name}' needs Horovod's library for TensorFlow"):
             resolve(name, here)

@@ -152,6 +152,18 @@ def test_the_notes_say_what_was_done() -> None:
     assert "WARNING" not in text
 
 
+def test_the_notes_tell_the_learning_rates() -> None:
+    text = " ".join(shown(RESULT).split())
+    assert "Learning rates fall linearly to zero over the training." in text
+    rising = copy.deepcopy(RESULT)
+    rising["setup"]["rise"] = 0.125
+    text = " ".join(shown(rising).split())
+    assert (
+        "Learning rates rise linearly over the first 12.5 % of the training, then fall linearly to "
+        "zero."
+    ) in text
+
+
 def test_a_busy_machine_makes_the_times_doubtful() -> None:
     result = copy.deepcopy(RESULT)
     for trained in result["methods"]:

@@ -103,6 +103,29 @@ def test_the_headline_figures() -> None:
     ]
 
 
+def test_of_trainings_the_best_vote_is_compared_in_time_to_an_accuracy_too() -> None:
+    result = literal.training(
+        literal.trained("fp32", (6.0, 3.0, 0.5), (4.0, 2.0, 0.75)),
+        literal.trained("vote", (2.0, 1.0, 0.4), (2.0, 0.5, 0.625)),
+        literal.trained("lion", (2.0, 1.0, 0.4), (2.0, 0.5, 0.7)),
+        literal.trained("signum", (2.0, 1.0, 0.75), (2.0, 0.5, 0.875)),
+    )
+    (held,) = findings.contests(result)
+    assert (held.ours.name, [other.name for other in held.others]) == ("signum", ["fp32"])
+    # fp32 takes both epochs, 10 s; Signum the first alone, 2 s.
+    result["setup"]["target_accuracy"] = 0.75
+    cards = [(c.title, c.figure, c.text) for c in page.cards(page.report([result]))][-2:]
+    assert cards == [
+        ("Accuracy", "+12.5", "percentage points beside Horovod fp32, after as many epochs"),
+        ("Accuracy", "5.0 \u00d7", "as fast to the stated accuracy as Horovod fp32"),
+    ]
+    texts = read(result).texts
+    assert {"to target", "2.0 s", "10.0 s"} <= set(texts)
+    result["setup"]["target_accuracy"] = 0.8  # which fp32 does not reach
+    titles = [card.text for card in page.cards(page.report([result]))]
+    assert not any("stated" in title for title in titles)
+
+
 def test_where_the_vote_loses_is_told_by_name() -> None:
     assert findings.losses(CALLS) == [
         ("Horovod fp32", "2.00 times as fast", "1 KiB of fp32"),
@@ -131,6 +154,9 @@ def test_a_vote_that_never_loses_is_not_said_to() -> None:
 def test_the_plain_vote_is_compared_whatever_other_votes_do() -> None:
     several = literal.allreduce({"vote-zero": [0.001], "vote": [0.004], "fp32": [0.002]})
     (held,) = findings.contests(several)
+    assert (held.ours.name, [other.name for other in held.others]) == ("vote", ["fp32"])
+    with_momentum = literal.allreduce({"signum": [0.001], "vote": [0.004], "fp32": [0.002]})
+    (held,) = findings.contests(with_momentum)
     assert (held.ours.name, [other.name for other in held.others]) == ("vote", ["fp32"])
     assert findings.contests(literal.allreduce({"vote": [1.0]})) == []
 

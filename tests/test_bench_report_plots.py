@@ -118,6 +118,10 @@ def test_accuracy_against_time_leaves_out_what_has_none() -> None:
         "majority vote: 62.5 %": [(3, 40), (5, 62.5)],
         "DDP: 50.0 %": [(5, 50), (9, 50)],
     }
+    stated = literal.training(literal.trained("vote", (1.0, 0.5, 0.5)))
+    stated["setup"]["target_accuracy"] = 0.9
+    lines = [line.get_ydata() for line in named(plots.plots_of([stated]), "accuracy").lines]
+    assert [[float(y) for y in ys] for ys in lines] == [[50], [90, 90]]
     untested = literal.training(literal.trained("vote", (1.0, 0.5, None)))
     assert [plot.name for plot in plots.plots_of([untested])] == ["epoch-time"]
 
@@ -168,4 +172,5 @@ def test_every_method_has_a_look_of_its_own() -> None:
 
     looks = [look(name) for name in METHODS]
     assert len(set(looks)) == len(looks)
+    assert look("signum").colour == look("vote").colour
     assert look("vote-of-a-later-version").colour == look("vote-zero").colour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,8 @@ def own_environment():
             ("--target-accuracy", "91"),
             "--target-accuracy: expected a share between 0 and 1, got 91",
         ),
+        (("--warmup", "1"), "--warmup: expected a share from 0, below 1, got 1"),
+        (("--warmup", "-0.1"), "--warmup: expected a share from 0, below 1, got -0.1"),
         (
             ("--learning-rate", "adasum=0.1"),
             "--learning-rate: expected METHOD=VALUE, a method of this run and a number above 0",
@@ -193,7 +196,7 @@ def test_a_tiny_training(tmp_path: Path) -> None:
     assert {"result.json", "report.txt", "accuracy.png", "epoch-time.png", "ranks.log"} <= names
     result = results.load(folder)
     coordinates = result["setup"]["parameters"]
-    assert [m["name"] for m in result["methods"]] == ["fp32", "fp16", "vote"]
+    assert [m["name"] for m in result["methods"]] == ["fp32", "fp16", "vote", "signum"]
     for method in result["methods"]:
         assert method["replicas_equal"]
         assert [e["steps"] for e in method["epochs"]] == [6, 6]
@@ -204,16 +207,17 @@ def test_a_tiny_training(tmp_path: Path) -> None:
         assert all((e["stats"] is not None) == method["votes"] for e in method["epochs"])
     assert not list(folder.glob("data-*"))
     # Two workers: an allreduce of fp32 sends 4 bytes a coordinate each, a vote little over 1 bit.
-    fp32, fp16, voted = (row["payload"] for row in result["summary"])
+    fp32, fp16, voted, signum = (row["payload"] for row in result["summary"])
     assert (fp32, fp16) == (4 * coordinates, 2 * coordinates)
     assert coordinates / 8 < voted < 1.03 * coordinates / 8
+    assert signum == voted
 
 
 @pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
 def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"the same words again and again; " * 200)
-    names = ["adasum", "vote-zero", "ddp-bf16", "powersgd-2", "topk", "local"]
+    names = ["adasum", "vote-zero", "lion", "ddp-bf16", "powersgd-2", "topk", "local"]
     folder = command(
         "benchmarks.train",
         tmp_path,
@@ -221,11 +225,18 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         *("--methods", ",".join(names), "--data", str(text)),
         *("--sequence", "16", "--num-iters", "2", "--num-batches-per-iter", "4", "--epochs", "2"),
         *("--num-warmup-batches", "3", "--turns", "training", "--target-accuracy", "0.01"),
-        *("--learning-rate", "vote-zero=0.003"),
+        *("--learning-rate", "vote-zero=0.003", "--learning-rate", "lion=0.002"),
+        *("--warmup", "0.25"),
     )
     result = results.load(folder)
     assert [method["name"] for method in result["methods"]] == names
     assert result["methods"][1]["optimizer"].startswith("SGD on the verdict, learning rate 0.003,")
+    assert result["methods"][2]["optimizer"] == (
+        "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.002"
+    )
+    assert (
+        "rise linearly over the first 25 % of the training" in (folder / "report.txt").read_text()
+    )
     for method in result["methods"]:
         first, last = method["epochs"]
         assert (first["steps"], len(first["iterations"])) == (8, 2)
@@ -233,7 +244,7 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         alone = method["name"] == "local"
         assert method["replicas_equal"] is (None if alone else True)
         assert (last["accuracy"] is None) is alone
-        told = method["name"] in ("vote-zero", "local")
+        told = method["name"] in ("vote-zero", "lion", "local")
         assert (last["wait_seconds"] is not None) is told
     assert all(row["exposed"] is not None for row in result["summary"])
 
@@ -276,7 +287,7 @@ def test_a_tiny_vote_beside_allreduce(tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == result
     assert {"allreduce.png", "report.txt"} <= {path.name for path in folder.iterdir()}
     found = [(row["method"], row["size"], row["wrong"]) for row in result["measured"]]
-    names = ["fp32", "fp16", "vote"]
+    names = ["fp32", "fp16", "vote", "signum"]
     assert found == [(name, size, 0) for size in (1 << 20, 1 << 21) for name in names]
     assert all(len(row["seconds"]) == 3 for row in result["measured"])
 
@@ -308,7 +319,7 @@ def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
     # Two workers: a ring sends all of it once, a vote little over a bit a coordinate.
     assert measured["gloo"]["payload_bytes"] == measured["adasum"]["payload_bytes"] == size
     assert measured["sign-bytes"]["payload_bytes"] == size / 4
-    for name in ("vote", "vote-horovod", "vote-mpi4py"):
+    for name in ("vote", "signum", "lion", "vote-horovod", "vote-mpi4py"):
         assert size / 32 < measured[name]["payload_bytes"] < 1.03 * size / 32
     assert result["setup"]["memory_bytes_per_second"] > 1e7
     assert {path.name for path in folder.glob("config*")} == {
@@ -324,9 +335,22 @@ def test_what_a_tiny_backward_hides(tmp_path: Path) -> None:
         *("--coordinates", "100000", "--layers", "5", "-n", "3", "-w", "1"),
     )
     result = results.load(folder)
-    assert [row["method"] for row in result["measured"]] == ["fp32", "fp16", "vote"]
+    assert [row["method"] for row in result["measured"]] == ["fp32", "fp16", "vote", "signum"]
     for row in result["measured"]:
         assert all(len(row[what]) == 3 for what in ("alone", "backward", "exposed"))
         # Backward sleeps as long as the exchange alone takes, give or take what is not its own.
         assert min(row["backward"]) >= sorted(row["alone"])[1] * 0.99
     assert "exposed / alone" in (folder / "report.txt").read_text()
+
+
+@pytest.mark.skipif(not test_launch.has("horovod"), reason="needs Horovod")
+def test_steps_of_optimizers(tmp_path: Path) -> None:
+    line = [*test_launch.mpirun(2), sys.executable, "-m", "benchmarks.steps"]
+    line += ["--coordinates", "1000", "-n", "3"]
+    outcome = test_launch.run(line, tmp_path, limit=60, cwd=REPO)
+    assert outcome.returncode == 0, outcome.report()
+    assert "1,000 weights in each of 2 processes, ms a step:" in outcome.output
+    for name in ("SGD, momentum", "AdamW", "AdamW, fused", "Signum, by vote", "Lion, by vote"):
+        (found,) = re.findall(rf"^{name}: (\S+) \((\S+) to (\S+)\)$", outcome.output, re.MULTILINE)
+        middle, least, most = map(float, found)
+        assert 0 < least <= middle <= most

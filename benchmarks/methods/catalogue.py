@@ -73,6 +73,11 @@ class Method:
         return "sign" if self.group == "ours" else str(self.options.get("compression", "none"))
 
     @property
+    def recipe(self) -> str:
+        """What it is trained by, a key of benchmarks.training.tasks.Recipes."""
+        return str(self.options.get("algorithm", "sign")) if self.votes else "mean"
+
+    @property
     def op(self) -> str:
         """The name in hvd of what hvd.allreduce shall do."""
         return "MajorityVote" if self.group == "ours" else str(self.options.get("op", "Average"))
@@ -120,6 +125,8 @@ METHODS = {
         _horovod("fp16", "Horovod fp16", 2, 1e-2, compression="fp16"),
         _horovod("adasum", "Horovod Adasum", 4, None, op="Adasum"),
         _vote("vote", "majority vote", {}),
+        _vote("signum", "Signum by vote", {}, algorithm="signum"),
+        _vote("lion", "Lion by vote", {}, algorithm="lion"),
         _vote("vote-allgather", "vote, allgather", {}, exchange="allgather"),
         _vote("vote-hierarchical", "vote, hierarchical", {}, exchange="hierarchical"),
         _vote("vote-zero", "vote, ties zero", {}, ties="zero"),
@@ -152,7 +159,7 @@ METHODS = {
     )
 }
 BASELINE = "fp32"
-DEFAULT = ("fp32", "fp16", "vote")
+DEFAULT = ("fp32", "fp16", "vote", "signum")
 # Which methods each benchmark can measure.
 SERVED: Mapping[str, Callable[[Method], bool]] = {
     "allreduce": lambda method: method.group != "alone",

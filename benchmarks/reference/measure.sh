@@ -21,8 +21,8 @@ for rate in 100mbit 1gbit none; do
     for workers in 2 4 8; do
         # 3.2 kB, 102 kB, 3.3 MB and 100 MiB.
         python -m benchmarks.allreduce --network cluster --rate "$rate" --workers "$workers" \
-            --methods "$others,vote,vote-allgather" -b 3200 -e 100M -f 32 -n "$calls" -w 1 \
-            --out "$out"
+            --methods "$others,vote,signum,lion,vote-allgather" -b 3200 -e 100M -f 32 \
+            -n "$calls" -w 1 --out "$out"
     done
 done
 for rate in 1gbit none; do
@@ -34,15 +34,15 @@ python=python
 train() {
     "$python" -m benchmarks.train --network cluster --rate 1gbit --out "$out" "$@"
 }
-train --methods fp32,fp16,powersgd-2,vote,local
-train --framework tensorflow --methods fp32,vote,local
+train --methods fp32,fp16,powersgd-2,vote,signum,lion,local
+train --framework tensorflow --methods fp32,vote,signum,local
 python=.venv-keras3/bin/python
-train --framework tensorflow --methods fp32,vote,local
+train --framework tensorflow --methods fp32,vote,signum,local
 python=python
-train --model resnet18 --data "$images" --methods fp32,fp16,powersgd-2,vote,local \
+train --model resnet18 --data "$images" --methods fp32,fp16,powersgd-2,vote,signum,local \
     --batch 8 --num-iters 3 --epochs 3 --test-limit 1000
-train --model lstm --data "$text" --methods fp32,fp16,powersgd-2,vote,local --num-iters 4 \
+train --model lstm --data "$text" --methods fp32,fp16,powersgd-2,vote,signum,local --num-iters 4 \
     --epochs 3
-train --model gpt2 --data synthetic --methods fp32,fp16,powersgd-2,vote,local \
+train --model gpt2 --data synthetic --methods fp32,fp16,powersgd-2,vote,signum,local \
     --num-iters 2 --num-batches-per-iter 3 --num-warmup-batches 2 --batch 1
 python -m benchmarks.report "$out"/* --out "$out/report"

@@ -250,6 +250,14 @@ def cards(shown: Report) -> list[Card]:
             spread = dict.fromkeys(f"{point:+.1f}" for point in (min(points), max(points)))
             text = f"percentage points beside {based[0][1].label}, after as many epochs"
             found.append(Card("Accuracy", " to ".join(spread).replace("-", MINUS), text))
+        ratios = [
+            base.target_seconds / contest.ours.target_seconds
+            for contest, base in based
+            if contest.ours.target_seconds and base.target_seconds
+        ]
+        if ratios:
+            text = f"as fast to the stated accuracy as {based[0][1].label}"
+            found.append(Card("Accuracy", f"{range_text(ratios)} {TIMES}", text))
     return found
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from benchmarks.data import TOKENS
 from benchmarks.reporting.results import Result
 from benchmarks.reporting.words import WIDTH, network_text, runtime_text, size_text
+from benchmarks.training import schedule
 
 ALONE = "local"  # the method that exchanges nothing
 OTHERS_SHARE = 0.1  # of the cores; more than that in other hands makes times doubtful
@@ -188,7 +189,7 @@ def _what_was_done(result: Result) -> list[str]:
         f"seed, weights and batches for all methods, {turns[setup['turns']]}.",
         f"Data: {setup['data_text']} ({setup['data_origin']}).",
         *(f"{method['label']}: {method['optimizer']}." for method in result["methods"]),
-        "Learning rates fall linearly to zero over the training.",
+        schedule.text(setup.get("rise", 0)),
     ]
 
 

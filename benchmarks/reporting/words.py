@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.methods.catalogue import METHODS
 from benchmarks.reporting.results import Result
 from benchmarks.training.frameworks import FRAMEWORKS, MPI
 
@@ -87,8 +88,10 @@ def runtime_text(result: Result) -> str:
 
 
 def is_ours(method: str) -> bool:
-    """Whether the method of this name is a vote of hvd_sign's."""
-    return method == "vote" or method.startswith("vote-")
+    """Whether the method of this name, one of another version too, is a vote of hvd_sign's."""
+    if method in METHODS:
+        return METHODS[method].group == "ours"
+    return method.startswith("vote-")
 
 
 def show_table(shown: Table, folder: Path, console: Console) -> None:

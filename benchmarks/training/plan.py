@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks import data
@@ -15,7 +15,7 @@ from benchmarks.errors import BenchError
 from benchmarks.methods import catalogue
 from benchmarks.methods.catalogue import Method
 from benchmarks.training.frameworks import Framework
-from benchmarks.training.tasks import EPOCHS, MOMENTUM, Optimizer, Task, task_of
+from benchmarks.training.tasks import EPOCHS, Optimizer, Task, task_of
 
 AMP = ("bf16", "fp16")
 DEVICES = ("cpu", "cuda")
@@ -90,6 +90,7 @@ def make_plan(given: argparse.Namespace) -> Plan:
         "batch": batch,
         "batches_per_iter": min(given.num_batches_per_iter, steps),
         "warmup": given.num_warmup_batches,
+        "rise": given.warmup,
         "seed": given.seed,
         "amp": given.amp,
         "device": given.device,
@@ -100,7 +101,7 @@ def make_plan(given: argparse.Namespace) -> Plan:
         **config,
         "optimizer_texts": {name: str(optimizer) for name, optimizer in optimizers.items()},
         "baseline": catalogue.BASELINE,
-        "target_accuracy": given.target_accuracy,
+        "target_accuracy": given.target_accuracy or task.targets.get(dataset.name),
         "data": dataset.name,
         "data_text": dataset.title,
         "data_origin": dataset.origin,
@@ -122,6 +123,8 @@ def _check_numbers(given: argparse.Namespace) -> None:
         raise BenchError(
             f"--num-warmup-batches: expected 0 or more, got {given.num_warmup_batches}"
         )
+    if not 0 <= given.warmup < 1:
+        raise BenchError(f"--warmup: expected a share from 0, below 1, got {given.warmup:g}")
     target = given.target_accuracy
     if target is not None and not 0 < target < 1:
         raise BenchError(f"--target-accuracy: expected a share between 0 and 1, got {target:g}")
@@ -203,12 +206,9 @@ def _optimizers(
                 "--learning-rate: expected METHOD=VALUE, a method of this run and a number above "
                 f"0, got {text!r}"
             )
-    return {
-        method.name: Optimizer(
-            kind="sgd" if method.votes else task.optimizer,
-            learning_rate=asked.get(method.name, task.rate(dataset.name, method.votes)),
-            momentum=MOMENTUM,
-            votes=method.votes,
-        )
-        for method in chosen
-    }
+    found = {}
+    for method in chosen:
+        recipe = task.optimizer(dataset.name, method.recipe)
+        rate = asked.get(method.name, recipe.learning_rate)
+        found[method.name] = replace(recipe, learning_rate=rate)
+    return found

@@ -16,6 +16,7 @@ from benchmarks.methods.catalogue import Method
 from benchmarks.ranks.events import Events, Usage
 from benchmarks.ranks.program import Config
 from benchmarks.training.clock import Clock
+from benchmarks.training.schedule import share_of_rate
 from benchmarks.training.shapes import Shape
 from benchmarks.training.tasks import Optimizer
 from hvd_sign import vote_stats
@@ -101,12 +102,13 @@ class Trial(ABC):
         self.seed(self.config["seed"] + 1 + epoch * self.hvd.size() + self.hvd.rank())
         order = self._order(epoch)
         stats = vote_stats().asdict()
+        total = self.config["epochs"] * self.config["steps"]
         self.hvd.barrier()
         before = Usage.now(self.config["interface"])
         clock = Clock(self.config["batches_per_iter"], self.settle, self._tell)
         for rows in order:
-            share_left = 1 - self._steps_done / (self.config["epochs"] * self.config["steps"])
-            self.set_learning_rate(self.wanted.learning_rate * share_left)
+            share = share_of_rate(self._steps_done, total, self.config["rise"])
+            self.set_learning_rate(self.wanted.learning_rate * share)
             loss, waited = self.step(rows)
             self._steps_done += 1
             clock.count(loss, waited)

@@ -14,6 +14,7 @@ from benchmarks.training.tasks import Optimizer
 
 HVD_GROUPS = ("ours", "horovod")  # served by hvd.DistributedOptimizer
 DDP_GROUPS = ("ddp", "baselines")
+SIGNS = {"signum": hvd.Signum, "lion": hvd.Lion}
 
 
 class Exchange:
@@ -86,6 +87,9 @@ class Exchange:
 
 
 def _plain(model: torch.nn.Module, wanted: Optimizer) -> torch.optim.Optimizer:
+    parameters, rate = model.parameters(), wanted.learning_rate
     if wanted.kind == "adam":
-        return torch.optim.Adam(model.parameters(), lr=wanted.learning_rate)
-    return torch.optim.SGD(model.parameters(), lr=wanted.learning_rate, momentum=wanted.momentum)
+        return torch.optim.Adam(parameters, lr=rate)
+    if wanted.kind == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=wanted.momentum)
+    return SIGNS[wanted.kind](parameters, lr=rate, weight_decay=wanted.weight_decay)

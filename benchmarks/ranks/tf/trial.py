@@ -119,4 +119,9 @@ def _loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def _plain(wanted: Optimizer) -> keras.optimizers.Optimizer:
-    return keras.optimizers.SGD(learning_rate=wanted.learning_rate, momentum=wanted.momentum)
+    """Of verdicts on an algorithm's signal too: there SGD without momentum is its step."""
+    return keras.optimizers.SGD(
+        learning_rate=wanted.learning_rate,
+        momentum=wanted.momentum,
+        weight_decay=wanted.weight_decay or None,
+    )

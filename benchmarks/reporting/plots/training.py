@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from benchmarks.reporting.plots.style import INK, PALETTE, ROOM, Plot, canvas, legend, look
+from benchmarks.reporting.plots.style import FAINT, INK, PALETTE, ROOM, Plot, canvas, legend, look
 from benchmarks.reporting.results import Result
 from benchmarks.reporting.training_table import headline
 from benchmarks.reporting.words import framework_suffix
@@ -23,7 +23,7 @@ PHASES = {
 FILLS = ("full", "none", "left", "right")  # of markers, by framework
 ACCURACY_CAPTION = (
     "Each point is an epoch; further left is sooner, higher is better. Time of evaluation is not "
-    "counted."
+    "counted. Dotted: the accuracy to which the time is told, if one was stated."
 )
 TIME_CAPTION = (
     "Wide bars: the mean time of an epoch as the training thread sees it, in full colour while it "
@@ -104,6 +104,9 @@ def _accuracy(results: Sequence[Result]) -> Plot | None:
         )
     if not axes.lines:
         return None
+    target = results[0]["setup"]["target_accuracy"]
+    if target is not None:
+        axes.axhline(100 * target, color=FAINT, linewidth=1, linestyle=":")
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("accuracy on data not trained on, %")
