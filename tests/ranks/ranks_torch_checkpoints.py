@@ -123,7 +123,7 @@ def test_other_voters(hvd, world, path, fewer, grows):
         for i in range(3):
             stacks = {
                 plane: np.stack([theirs[f"{plane}/{i}"] for theirs in everything])
-                for plane in Feedback.planes
+                for plane in Feedback().keeps
             }
             fast, slow = kept[f"fast/{i}"].numpy(), kept[f"slow/{i}"].numpy()
             median = np.median(stacks["fast"].astype(np.float64), axis=0)

@@ -11,14 +11,14 @@ from hvd_sign.algorithms import Algorithm
 
 @dataclass(frozen=True)
 class Feedback(Algorithm):
-    """Votes on gradient + residual, of which half is kept; and keeps two running means."""
+    """Votes on the gradient, with error feedback; and keeps two running means."""
 
     name = "test feedback"
-    planes = ("residual", "fast", "slow")
+    planes = ("fast", "slow")
+    feedback = True
     resized = {"residual": "sum", "slow": "mean"}  # noqa: RUF012, a constant
 
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        signal = gradient + state["residual"]
         fast = 0.5 * state["fast"] + 0.5 * gradient
         slow = 0.75 * state["slow"] + 0.25 * gradient
-        return signal, {"residual": 0.5 * signal, "fast": fast, "slow": slow}
+        return gradient, {"fast": fast, "slow": slow}
