@@ -13,11 +13,11 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_torch(inner, ranks):
-    inner(ranks, "ranks_torch_*.py", limit=400)
+    inner(ranks, "ranks_torch_*.py", limit=900)
 
 
 def test_torch_seven_ranks(inner):
-    inner(7, "ranks_torch_mixed.py", "ranks_torch_process_sets.py", limit=400)
+    inner(7, "ranks_torch_mixed.py", "ranks_torch_process_sets.py", limit=900)
 
 
 @pytest.mark.parametrize("runtime", ["horovod", "mpi"])

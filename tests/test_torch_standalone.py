@@ -30,13 +30,13 @@ sys.meta_path.insert(0, Hide())
 
 @pytest.mark.slow
 def test_what_holds_with_horovod_holds_without(inner):
-    inner(2, "ranks_torch_*.py", limit=400, extra=ALONE)
+    inner(2, "ranks_torch_*.py", limit=900, extra=ALONE)
 
 
 @pytest.mark.skipif(launch.has("horovod"), reason="runs where Horovod is not")
 def test_four_ranks(inner):
     files = ("alone", "collectives", "join", "mixed", "process_sets", "state")
-    inner(4, *(f"ranks_torch_{name}.py" for name in files), limit=400, extra=ALONE)
+    inner(4, *(f"ranks_torch_{name}.py" for name in files), limit=900, extra=ALONE)
 
 
 def test_process_sets_of_communicators(program):
