@@ -250,7 +250,7 @@ def test_a_majority_of_different_data_is_still_no_mean(world):
 
     def among_larger(step):
         numbers = np.random.default_rng([world.rank, step]).standard_normal(1000) * 40
-        numbers[:100] = own + numbers[100:200] / 8
+        numbers[:100] = own + numbers[100:200] / 40
         return numbers
 
     assert drift(world, "sign", among_larger)[:100].mean() > 0
