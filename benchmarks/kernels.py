@@ -159,7 +159,7 @@ def linear_rows(
     arrays = signal, None, None, messages
     call = partial(kernels.pack_linear, *arrays, geometry, 0, linear=GRADIENT, feedback=feedback)
     fed_back = Row(
-        f"error feedback + pack {name}", partial(call, want_abs=True, **cast), size, signal.size
+        f"ef_sign + pack {name}", partial(call, want_abs=True, **cast), size, signal.size
     )
     if name != "float32":
         return [row("momentum + pack", state, MOMENTUM), fed_back]

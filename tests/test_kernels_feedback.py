@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ GRADIENT = (0.0, 1.0, 0.0, 0.0)
 MOMENTUM = (0.9, 0.1, 0.9, 0.1)
 LION = (0.9, 0.1, 0.99, 0.01)
 KEY, PARITY, ORDINAL = 9, 1, 4
+
+
+@pytest.fixture(autouse=True)
+def overflow_is_meant() -> Iterator[None]:
+    with np.errstate(over="ignore"):
+        yield
 
 
 def normal(x: np.ndarray) -> np.ndarray:

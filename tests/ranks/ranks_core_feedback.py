@@ -235,15 +235,26 @@ def test_skewed_noise_goes_the_right_way(world):
 
 @pytest.mark.ranks(3)
 def test_a_majority_of_different_data_is_still_no_mean(world):
-    """1, 2 and -10 on three ranks: plain signs say +, and so does a majority of what each sends.
+    """1, 2 and -10, rank after rank: plain signs say +, and so does a majority of what each sends.
 
-    Feedback makes each rank's own stream of signs right on average, not the majority of them. Ranks
-    beyond the third have zeros, and so abstain.
+    Feedback makes each rank's own stream of signs right on average, not the majority of them. Among
+    coordinates that are larger, and with noise, -10 is sent as minus more often than 1 and 2 are as
+    plus, and the mean's sign comes out.
     """
-    own = (1.0, 2.0, -10.0, *[0.0] * world.size)[world.rank]
+    own = (1.0, 2.0, -10.0)[world.rank % 3]
+    scale = reference.lower_median([(1.0, 2.0, 10.0)[rank % 3] for rank in range(world.size)])
     assert (drift(world, "sign", lambda step: np.full(64, own), 20, 64) > 0).all()
-    found = drift(world, EfSign(), lambda step: np.full(64, own), 20, 64)
-    np.testing.assert_allclose(found, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        drift(world, EfSign(), lambda step: np.full(64, own), 20, 64), scale, rtol=1e-6
+    )
+
+    def among_larger(step):
+        numbers = np.random.default_rng([world.rank, step]).standard_normal(1000) * 40
+        numbers[:100] = own + numbers[100:200] / 40
+        return numbers
+
+    assert drift(world, "sign", among_larger)[:100].mean() > 0
+    assert drift(world, EfSign(), among_larger)[:100].mean() < -1
 
 
 @pytest.mark.parametrize("size", [7, 5000])
