@@ -65,15 +65,16 @@ one_of TRANSPORT auto tcp ucx
 
 # --- The job ----------------------------------------------------------------------------------
 
-HVD_SIGN_ROOT=${HVD_SIGN_ROOT:-$SLURM_SUBMIT_DIR}
+HVD_SIGN_ROOT=${HVD_SIGN_ROOT:-$SLURM_SUBMIT_DIR} # this repository, on a file system of all nodes
 NODES=$SLURM_JOB_NUM_NODES
 RANKS=${SLURM_NTASKS:-$((NODES * ${SLURM_NTASKS_PER_NODE:-1}))}
 if ((RANKS % NODES)); then die "$RANKS tasks on $NODES nodes: ask for --ntasks-per-node"; fi
-# Since Slurm 22.05 srun does not inherit --cpus-per-task, nor ever --export=NONE as one means it.
+# Since Slurm 22.05 srun does not inherit --cpus-per-task; and where sbatch was given --export=NONE,
+# srun would give the ranks no environment either.
 CPUS_PER_RANK=${SLURM_CPUS_PER_TASK:-1}
 export SLURM_EXPORT_ENV=ALL
-export HVD_SIGN_ROOT NODES RANKS LAUNCHER PMI CPU_BIND CPUS_PER_RANK GPUS_PER_NODE CONTAINER \
-    CONTAINER_PYTHON
+export HVD_SIGN_ROOT NODES RANKS LAUNCHER PMI CPU_BIND CPUS_PER_RANK GPUS_PER_NODE INTERFACE \
+    CONTAINER CONTAINER_PYTHON
 
 if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID

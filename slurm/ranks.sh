@@ -49,7 +49,7 @@ horovodrun)
     # It looks at all hosts by ssh, which many clusters forbid between nodes; srun does as well.
     PATH=$HVD_SIGN_ROOT/slurm/srun_as_ssh:$PATH
     exec horovodrun --mpi -np "$RANKS" -H "$hosts" --binding-args="${bind[*]}" \
-        ${HVD_SIGN_BENCH_INTERFACE:+--network-interfaces "$HVD_SIGN_BENCH_INTERFACE"} \
+        ${INTERFACE:+--network-interfaces "$INTERFACE"} \
         "${inside[@]}" "$@"
     ;;
 esac
