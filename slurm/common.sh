@@ -144,7 +144,8 @@ esac
     env | grep -E '^(SLURM|SRUN|OMPI|PRTE|PMIX|UCX|FI|NCCL|GLOO|HOROVOD|HVD_SIGN|CUDA|OMP)_' || true
     env | grep -E '^(PATH|LD_LIBRARY_PATH|LOADEDMODULES|VIRTUAL_ENV|CONDA_PREFIX)=' || true
     echo "--- $(python --version 2>&1): $(command -v python)"
-    python -m pip freeze 2>/dev/null || true
+    python -c 'import importlib.metadata as m
+print(*sorted({f"{d.name}=={d.version}" for d in m.distributions()}), sep="\n")' || true
     echo "--- $(git -C "$HVD_SIGN_ROOT" describe --always --dirty 2>/dev/null || echo 'no git')"
     scontrol show job "$SLURM_JOB_ID" || true
     nvidia-smi -L 2>/dev/null || true

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import launch
 
+from scripts import guard
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "unshare")
 START_SECONDS = 30.0
 # What a login shell of one job must not see of another, nor of the launcher of these tests.
@@ -60,7 +62,7 @@ NODE = (
     "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 "
     "State=UNKNOWN"
 )
-# $0 is the node's name, $1 its folder for PMIx, $2 its /etc/hosts.
+# $0 is the node's name, $1 where each has a folder of its own for PMIx, $2 the /etc/hosts of all.
 ENTER = (
     "mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs $1 && mount --bind $2 /etc/hosts && "
     "hostname $0 && exec slurmd -D -N $0 -f $3"
@@ -103,7 +105,11 @@ class LocalSlurm:
         self.folder.chmod(0o755)
         self._mark = uuid.uuid4().hex
         self._daemons: list[subprocess.Popen[bytes]] = []
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if key == guard.MARK or not key.startswith(FOREIGN)
+        }
         self.environment = {
             **kept,
             "PATH": f"{Path(sys.executable).parent}:{kept.get('PATH', os.defpath)}:/usr/sbin:/sbin",
@@ -135,10 +141,7 @@ class LocalSlurm:
         self.wait_for(socket_path.exists, START_SECONDS, "munged")
         self._daemon("slurmctld", "slurmctld", "-D", "-f", conf)
         for node in self.nodes:
-            own = folder / f"pmix.{node}"
-            own.mkdir()
             namespaces = ("unshare", "--mount", "--uts", "--propagation", "private")
-            # Every node sees its own folder under the one name that mpi.conf has.
             arguments = (node, str(folder / "pmix"), str(folder / "hosts"), conf)
             self._daemon(f"slurmd.{node}", *namespaces, "sh", "-c", ENTER, *arguments)
         self.wait_for(self._all_idle, START_SECONDS, "nodes that are idle")
@@ -266,10 +269,18 @@ def _free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def cluster(nodes: int = 4) -> Iterator[LocalSlurm]:
-    """A running cluster; it is checked that nothing of it is left."""
-    made = LocalSlurm(nodes)
-    with made:
-        yield made
+    """A running cluster; it is checked that nothing of it is left. SIGTERM is like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        made = LocalSlurm(nodes)
+        with made:
+            yield made
+    finally:
+        signal.signal(signal.SIGTERM, before)
     end = time.monotonic() + 10
     while made.left() and time.monotonic() < end:
         time.sleep(0.1)
