@@ -46,6 +46,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=2
 ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
@@ -56,7 +57,7 @@ SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
 {nodes}
-PartitionName=debug Nodes=ALL Default=YES State=UP OverSubscribe=YES MaxTime=60
+PartitionName=debug Nodes=ALL Default=YES State=UP OverSubscribe=YES
 """
 NODE = (
     "NodeName=n{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=4000 "
