@@ -8,6 +8,7 @@ MPI ?= auto
 TEST_LIMIT ?= 3000
 QUICK_LIMIT ?= 600
 KERAS3_LIMIT ?= 1200
+SLURM_LIMIT ?= 900
 FRAMEWORK ?= torch
 ARGS ?=
 
@@ -21,11 +22,12 @@ SETUP_KERAS3 = $(SETUP) --environment keras3
 # The tests that need no Horovod. The core's own run here too, for numpy is another one.
 KERAS3_TESTS = $(wildcard $(addprefix tests/test_,bench_tensorflow.py core_*.py cross_framework.py digests.py keras3.py \
 	kernels_python.py signs.py tf_*.py torch_standalone.py)) 'tests/test_ranks.py::test_core[4]'
-SHELL_SCRIPTS = .ci/run $(shell find scripts slurm benchmarks tests -name '*.sh')
+SHELL_SCRIPTS = .ci/run slurm/srun_as_ssh/ssh \
+	$(shell find scripts slurm benchmarks tests -name '*.sh' -o -name '*.sbatch')
 NATIVE = $(shell find hvd_sign/native -name "*.h" -o -name "*.cpp")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-keras3 test test-quick test-keras3 test-sanitize lint bench bench-check bench-kernels clean python
+.PHONY: help setup setup-keras3 test test-quick test-keras3 test-slurm test-sanitize lint bench bench-check bench-kernels clean python
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +54,11 @@ test-quick: setup  ## what a change breaks first, in under two minutes
 test-keras3: setup-keras3  ## all tests that need no Horovod, with the newest TensorFlow and Keras 3
 	$(call run,$(KERAS3_BIN)) scripts/guard.py $(KERAS3_LIMIT) $(KERAS3_BIN)/python -m pytest \
 		$(KERAS3_TESTS) $(ARGS)
+
+test-slurm: setup  ## the job scripts on a real Slurm of four nodes on this machine (as root)
+	@scripts/install_slurm.sh
+	HVD_SIGN_TEST_SLURM=1 $(RUN) scripts/guard.py $(SLURM_LIMIT) $(BIN)/python -m pytest \
+		tests/test_slurm_jobs.py $(ARGS)
 
 test-sanitize: setup  ## kernels under address and undefined, engine under thread sanitizer
 	$(RUN) -m scripts.sanitize $(ARGS)

@@ -37,7 +37,7 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
-from benchmarks.emulation import launch
+from benchmarks.emulation import allocation, launch
 from benchmarks.emulation.netns import rate_or_none
 from benchmarks.errors import BenchError
 from benchmarks.methods import catalogue
@@ -103,7 +103,7 @@ def sizes(given: argparse.Namespace) -> list[int]:
 
 
 def check_memory(chosen: Sequence[catalogue.Method], size: int, workers: int) -> None:
-    """Checks that the ranks, all on this machine, have memory for `size` bytes. Raises BenchError.
+    """Checks that a machine's ranks have memory for `size` bytes. Raises BenchError.
 
     A rank was seen to take up to 9 times the size with a hook of DistributedDataParallel (model,
     buckets, residual, and blocks that the allocator keeps), else up to 5 times;
@@ -124,7 +124,8 @@ def run(given: argparse.Namespace, console: Console) -> Path:
     place = catalogue.place("allreduce", given.workers)
     chosen = catalogue.resolve(given.methods, place)
     by_name = {method.name: method for method in chosen}
-    check_memory(chosen, sizes(given)[-1], given.workers)
+    sharing = allocation.workers_of_a_host(given.network, given.workers)
+    check_memory(chosen, sizes(given)[-1], sharing)
     os.environ["HOROVOD_CYCLE_TIME"] = f"{given.cycle_time:g}"
     with launch.network(given.network, given.workers, given.rate) as network:
         folder = results.create_directory(given.out, f"allreduce-{network.rate or network.mode}")

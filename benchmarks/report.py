@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks.emulation import launch
 from benchmarks.errors import BenchError
-from benchmarks.reporting import page, plots, results
+from benchmarks.reporting import page, plots, results, scaling
 
 PAGE = "index.html"
 
@@ -45,6 +45,8 @@ def run(given: argparse.Namespace, console: Console) -> None:
     for section in shown.sections:
         for result in section.results:
             console.print(page.TABLES[section.kind](result), "")
+    for runs in scaling.scalings(loaded):
+        console.print(scaling.table(runs), "")
     try:
         given.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=given.out) as name:

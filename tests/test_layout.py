@@ -131,7 +131,7 @@ def test_pytest_starts_in_both_ways(program):
 
 
 @pytest.mark.parametrize(
-    "module", ["allreduce", "check", "cluster", "kernels", "overlap", "report", "train"]
+    "module", ["allreduce", "check", "cluster", "kernels", "overlap", "report", "submit", "train"]
 )
 def test_benchmarks_start_as_modules(module):
     done = run_here(sys.executable, "-m", f"benchmarks.{module}", "--help")
@@ -156,12 +156,13 @@ def test_files_name_no_folder_of_a_person_and_leave_nothing_for_later():
 @pytest.mark.parametrize(
     ("fails", "status", "ends"),
     [
-        ("none", 0, ["make test: passed", "make test-keras3: passed"]),
-        ("test", 3, ["make test: FAILED with status 3", "make test-keras3: passed"]),
-        ("test-keras3", 3, ["make test: passed", "make test-keras3: FAILED with status 3"]),
+        ("none", 0, ["passed"] * 3),
+        ("test", 3, ["FAILED with status 3", "passed", "passed"]),
+        ("test-keras3", 3, ["passed", "FAILED with status 3", "passed"]),
+        ("test-slurm", 3, ["passed", "passed", "FAILED with status 3"]),
     ],
 )
-def test_continuous_integration_is_both_runs_of_the_tests(fails, status, ends, tmp_path):
+def test_continuous_integration_is_all_runs_of_the_tests(fails, status, ends, tmp_path):
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$PWD $*"; [ "$*" != {fails} ] || exit 3\n')
     make.chmod(0o755)
@@ -170,7 +171,9 @@ def test_continuous_integration_is_both_runs_of_the_tests(fails, status, ends, t
         [REPO / ".ci" / "run"], cwd="/", env=path, capture_output=True, text=True, timeout=30
     )
     assert done.returncode == status
-    assert done.stdout.splitlines() == [f"{REPO} test", f"{REPO} test-keras3", *ends]
+    targets = ["test", "test-keras3", "test-slurm"]
+    said = [f"make {target}: {end}" for target, end in zip(targets, ends, strict=True)]
+    assert done.stdout.splitlines() == [*(f"{REPO} {target}" for target in targets), *said]
 
 
 def test_every_target_is_explained():
@@ -182,6 +185,7 @@ def test_every_target_is_explained():
         "test",
         "test-quick",
         "test-keras3",
+        "test-slurm",
         "lint",
         "bench",
         "bench-kernels",

@@ -1,4 +1,4 @@
-"""Starts a benchmark's ranks, on an emulated cluster or on loopback, and follows what they say."""
+"""Starts a benchmark's ranks, emulated or on a job's nodes, and follows what they say."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from benchmarks.emulation import netns
+from benchmarks.emulation import allocation, netns
 from benchmarks.emulation.hosts import EmulatedCluster, bits_per_second, why_no_mpirun
 from benchmarks.errors import BenchError
 from benchmarks.methods.catalogue import by_environment
 
-NETWORKS = ("auto", "cluster", "loopback")
+NETWORKS = ("auto", "cluster", "loopback", allocation.MODE)
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_MCA_mpi_yield_when_idle": "1",
@@ -47,10 +47,10 @@ class LaunchError(BenchError):
 
 @dataclass(frozen=True)
 class Network:
-    """Where the ranks run, one worker a host.
+    """Where the ranks run.
 
     Attributes:
-        mode: 'cluster' (one network namespace a worker) or 'loopback'.
+        mode: 'cluster' (one network namespace a worker), 'loopback' or 'allocation' (of a job).
         workers: how many ranks.
         launcher: the program that starts them.
         why: why this mode, in words.
@@ -58,6 +58,7 @@ class Network:
         bits_per_second: the same as a number.
         measured: bits per second that each host really sent before the run.
         interface: the interface whose counter shows one worker's traffic; None: there is none.
+        nodes: how many hosts the workers are spread over; None: the mode tells.
         command: program and arguments -> the command line that runs it on all workers.
     """
 
@@ -70,6 +71,7 @@ class Network:
     bits_per_second: float | None = None
     measured: list[float] | None = None
     interface: str | None = None
+    nodes: int | None = None
 
     def describe(self) -> dict[str, Any]:
         """Everything but the command, for a result file."""
@@ -77,7 +79,10 @@ class Network:
 
 
 def check_launcher(mode: str, workers: int, rate: str | None) -> None:
-    """Checks what `network` will need. Raises LaunchError."""
+    """Checks what `network` will need. Raises BenchError."""
+    if mode == allocation.MODE:
+        allocation.given(workers)
+        return
     if workers < 2:
         raise LaunchError(f"--workers: expected 2 or more, got {workers}")
     try:
@@ -96,9 +101,21 @@ def check_launcher(mode: str, workers: int, rate: str | None) -> None:
 def network(mode: str, workers: int, rate: str | None) -> Iterator[Network]:
     """The network to run on; 'auto' takes the emulated cluster where that can be had.
 
-    Raises LaunchError, and ClusterError if the cluster fails or its limit does not bind.
+    Raises BenchError, and ClusterError if the cluster fails or its limit does not bind.
     """
     check_launcher(mode, workers, rate)
+    if mode == allocation.MODE:
+        held = allocation.given(workers)
+        yield Network(
+            mode,
+            workers,
+            held.launcher,
+            "the job holds its nodes",
+            lambda argv: [*held.command, *argv],
+            interface=held.interface,
+            nodes=held.nodes,
+        )
+        return
     reason = _why_no_cluster()
     if mode == "loopback" or reason:
         why = "asked for" if mode == "loopback" else str(reason)

@@ -10,9 +10,14 @@ from benchmarks.reporting.words import framework_text
 
 
 def place(result: Result) -> tuple[Hashable, ...]:
-    """The network that it was measured on, without the number of workers."""
+    """The network that it was measured on, without the number of workers.
+
+    On a cluster, where nodes may have several workers, with how many a node has.
+    """
     network = result["network"]
-    return network["mode"], network["bits_per_second"]
+    nodes = network.get("nodes")
+    sharing = network["workers"] // nodes if nodes else None
+    return network["mode"], network["bits_per_second"], sharing
 
 
 def task(result: Result) -> tuple[Hashable, ...]:

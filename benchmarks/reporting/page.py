@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks import overlap
-from benchmarks.reporting import allreduce_table, findings, plots, training_table
+from benchmarks.reporting import allreduce_table, findings, plots, scaling, training_table
 from benchmarks.reporting.experiments import grouped
 from benchmarks.reporting.findings import Contest, range_text
 from benchmarks.reporting.glossary import COLUMNS
@@ -53,14 +53,14 @@ class Grid:
     """A table for the page.
 
     Attributes:
-        framework: whose it is.
+        title: whose it is, or of what.
         columns: headers.
         left: which columns are words.
         rows: cells, all as they are shown.
         ours: which rows are votes of hvd_sign's.
     """
 
-    framework: str
+    title: str
     columns: list[str]
     left: list[bool]
     rows: list[list[str]]
@@ -138,10 +138,12 @@ class Report:
     Attributes:
         sections: in the order in which they are shown.
         across: plots over several results.
+        scalings: tables over several numbers of workers of a cluster.
     """
 
     sections: list[Section]
     across: list[Plot]
+    scalings: list[Grid]
 
     @property
     def results(self) -> list[Result]:
@@ -209,7 +211,8 @@ def report(results: Sequence[Result]) -> Report:
     sections: list[Section] = []
     for group in groups:
         sections.append(_section(group, {section.id for section in sections}))
-    return Report(sections, plots.plots_across(results))
+    grids = [_scaling(runs) for runs in scaling.scalings(results)]
+    return Report(sections, plots.plots_across(results), grids)
 
 
 def render(shown: Report) -> str:
@@ -309,15 +312,24 @@ def _notes(group: Sequence[Result]) -> tuple[list[str], list[str]]:
 
 def _grid(result: Result) -> Grid:
     """The table of a result, cell for cell the one that its benchmark prints."""
-    table: Table = TABLES[result["kind"]](result)
-    cells = [[_plain(cell) for cell in column.cells] for column in table.columns]
     raw = result["methods" if result["kind"] == "training" else "measured"]
+    ours = [is_ours(row.get("name", row.get("method"))) for row in raw]
+    return _cells(TABLES[result["kind"]](result), framework_text(result), ours)
+
+
+def _scaling(runs: scaling.Scaling) -> Grid:
+    ours = [is_ours(point.method) for line in runs.points.values() for point in line]
+    return _cells(scaling.table(runs), runs.title, ours)
+
+
+def _cells(table: Table, title: str, ours: list[bool]) -> Grid:
+    cells = [[_plain(cell) for cell in column.cells] for column in table.columns]
     return Grid(
-        framework=framework_text(result),
+        title=title,
         columns=[_plain(column.header) for column in table.columns],
         left=[column.justify == "left" for column in table.columns],
         rows=[list(row) for row in zip(*cells, strict=True)],
-        ours=[is_ours(row.get("name", row.get("method"))) for row in raw],
+        ours=ours,
     )
 
 

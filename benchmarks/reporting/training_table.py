@@ -116,8 +116,8 @@ def _means(method: dict[str, Any], samples_per_step: int) -> dict[str, Any]:
 
 
 def other_cores(result: Result) -> float:
-    """How many cores the machine's other programs used while the methods trained, on average."""
-    workers = result["network"]["workers"]
+    """How many cores a machine's other programs used while the methods trained, on average."""
+    workers = result["network"]["workers"] // (result["network"].get("nodes") or 1)
     epochs = [epoch for method in result["methods"] for epoch in method["epochs"]]
     others = (epoch["machine_seconds"] - workers * epoch["cpu_seconds"] for epoch in epochs)
     return max(0.0, sum(others) / sum(epoch["seconds"] for epoch in epochs))

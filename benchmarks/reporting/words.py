@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.emulation.allocation import MODE
 from benchmarks.methods.catalogue import METHODS
 from benchmarks.reporting.results import Result
 from benchmarks.training.frameworks import FRAMEWORKS, MPI
@@ -23,6 +24,10 @@ def network_text(result: Result) -> str:
     network = result["network"]
     if network["mode"] == "loopback":
         return "loopback: no network was emulated"
+    if network["mode"] == MODE:
+        return (
+            f"{nodes_text(network['nodes'])} of a cluster, ranks started by {network['launcher']}"
+        )
     measured = rate_text(min(network["measured"]))
     limit = network["bits_per_second"]
     rate = "no limit" if limit is None else f"{rate_text(limit)} emulated"
@@ -34,7 +39,14 @@ def place_text(result: Result) -> str:
     network = result["network"]
     limit = network["bits_per_second"]
     where = "loopback" if network["mode"] == "loopback" else "no limit"
+    if network["mode"] == MODE:
+        where = nodes_text(network["nodes"])
     return f"{rate_text(limit) if limit else where}, {network['workers']} workers"
+
+
+def nodes_text(nodes: int) -> str:
+    """1 -> '1 node'."""
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
 
 
 def rate_text(rate: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.reporting.plots import across, allreduce, training
+from benchmarks.reporting.plots import across, allreduce, scaling, training
 from benchmarks.reporting.plots.style import PALETTE, Plot, save_png, styled, svg
 from benchmarks.reporting.results import Result
 
@@ -23,7 +23,7 @@ def plots_of(results: Sequence[Result]) -> list[Plot]:
 def plots_across(results: Sequence[Result]) -> list[Plot]:
     """The plots for which results of several bandwidths or numbers of workers are needed."""
     with styled():
-        return across.plots(results)
+        return [*across.plots(results), *scaling.plots(results)]
 
 
 def save(result: Result, folder: Path) -> list[Path]:

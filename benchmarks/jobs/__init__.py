@@ -1,0 +1,1 @@
+"""Jobs of Slurm: their scripts as text, and the queue that they are submitted to."""
