@@ -63,6 +63,13 @@ class TensorState:
             feedback = now[RESIDUAL], then[RESIDUAL], self._sent, self._next_sent
         return (*linear, unscale, now.get(plane), then.get(plane), feedback)
 
+    def drop_residual(self) -> None:
+        """Forgets what the step under way has left unsaid, if the algorithm has feedback."""
+        if RESIDUAL in self.next:
+            self.next[RESIDUAL][...] = 0
+        if self._next_sent is not None:
+            self._next_sent[:] = 0
+
     def end(self, *, counts: bool) -> None:
         """Ends a step: what it made becomes current, or is forgotten."""
         if self.made and counts:

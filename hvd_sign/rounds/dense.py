@@ -154,4 +154,6 @@ class WarmingRound(MeanRound):
             with recorder.timed("pack_seconds"), self.span("pack"):
                 for operand, place, state in rows:
                     operand.pack(place, voting.algorithm, state)
+                    if state is not None:
+                        state.drop_residual()  # the mean has said all of it
         yield from super().run(step, operands, joined=joined, write=write)

@@ -11,8 +11,11 @@ import torch
 from additions.esteem import Esteem
 from additions.momentum import FusedMomentum, Momentum
 from alike import refused_alike
+from feedback import Rank
 from helpers import backward, gradients, named, parameters, plain, same_everywhere
 from reference import verdict
+
+from hvd_sign.algorithms import EfSign
 
 SHAPES = ((64, 10), (10,), (5000,), ())
 KEY = "hvd_sign"
@@ -63,6 +66,28 @@ def test_means_then_votes(hvd, world, kind, exchange, bucket_bytes):
             for i, wanted in enumerate(kept[world.rank]):
                 np.testing.assert_array_equal(saved[f"v/{i}"].numpy(), wanted.reshape(-1))
         assert same_everywhere(world, *params)
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("beta", [0.0, BETA])
+def test_a_mean_leaves_nothing_unsaid(hvd, world, beta):
+    """Error feedback begins with the first vote; its momentum with the first step."""
+    params = parameters(*SHAPES)
+    optimizer = wrap(hvd, params, algorithm=EfSign(beta))
+    sides = [Rank(p.numel(), "zero", (beta, beta) if beta else ()) for p in params]
+    for turn in range(WARM + 2):
+        given = gradients(world.rank, params, turn)
+        backward(params, given)
+        optimizer.step()
+        saved = optimizer.state_dict()[KEY]
+        for i, (side, g) in enumerate(zip(sides, given, strict=True)):
+            side.step(g.numpy())
+            if turn < WARM:
+                side.e[:] = 0
+            found = saved.get(f"residual/{i}", torch.zeros(side.e.shape)).numpy()
+            np.testing.assert_array_equal(found, side.e)
+            if beta:
+                np.testing.assert_array_equal(saved[f"momentum/{i}"].numpy(), side.m)
         optimizer.zero_grad()
 
 
