@@ -37,6 +37,7 @@ GATHER = "gather"
 SCALINGS = ("weak", "strong")  # by the tasks of train.sbatch's array
 RECORD = "jobs.json"
 SHOWN_LINES = 15
+LOOKS = 3
 SCRIPTS = results.ROOT / "slurm"
 
 
@@ -201,6 +202,7 @@ def gather(folder: Path, poll: float, console: Console) -> None:
         for job in told
     ]
     wait(submitted, poll, console)
+    _settle(submitted, poll)
     _report(folder, console)
     failed = [said for job in submitted for said in map(_failure, job.folders) if said]
     if failed:
@@ -229,6 +231,14 @@ def wait(submitted: Sequence[Submitted], poll: float, console: Console) -> None:
                     left.remove(job)
             if left:
                 time.sleep(poll)
+
+
+def _settle(submitted: Sequence[Submitted], poll: float) -> None:
+    """Gives a network's file system some time to show here what the nodes wrote."""
+    for _ in range(LOOKS):
+        if all((folder / "status").exists() for job in submitted for folder in job.folders):
+            return
+        time.sleep(poll)
 
 
 def _failure(folder: Path) -> str | None:

@@ -3,10 +3,11 @@
 # and they are not there. Elsewhere nothing happens, and the tests say why they are skipped.
 set -euo pipefail
 
-if command -v slurmctld slurmd munged sbatch >/dev/null || ((EUID)) || ! command -v apt-get >/dev/null
-then
-    exit 0
-fi
+missing=0
+for program in slurmctld slurmd munged sbatch; do
+    command -v "$program" >/dev/null || missing=1
+done
+if ((!missing || EUID)) || ! command -v apt-get >/dev/null; then exit 0; fi
 export DEBIAN_FRONTEND=noninteractive
 install() { apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; }
 echo "installing slurm-wlm and munge"

@@ -29,8 +29,8 @@ set -euo pipefail
 : "${VENV:=}"
 : "${CONDA_ENV:=}"
 : "${SETUP:=}"
-# An Apptainer image for the ranks, and the Python in it. This repository is mounted in it;
-# APPTAINER_BIND mounts more. The job's own Python (VENV) stays outside, to start the ranks.
+# An Apptainer image for the ranks, and the Python in it. This repository and the job's directory are
+# mounted in it; APPTAINER_BIND mounts more. The job's own Python (VENV) stays outside.
 : "${CONTAINER:=}"
 : "${CONTAINER_PYTHON:=python3}"
 # Where the jobs' directories are made, on a file system that all nodes see; lines of a log that a
@@ -82,6 +82,7 @@ else
     job=$SLURM_JOB_ID
 fi
 JOB_DIR=${RESULTS:-$HVD_SIGN_ROOT/results}/$SLURM_JOB_NAME-$job
+export JOB_DIR
 mkdir -p "$JOB_DIR"
 rm -f "$JOB_DIR/status"
 

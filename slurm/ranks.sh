@@ -7,7 +7,7 @@ set -euo pipefail
 
 inside=()
 if [[ -n $CONTAINER ]]; then
-    inside=(apptainer exec --bind "$HVD_SIGN_ROOT")
+    inside=(apptainer exec --bind "$HVD_SIGN_ROOT" --bind "$JOB_DIR")
     if ((GPUS_PER_NODE)); then inside+=(--nv); fi
     inside+=("$CONTAINER")
     # A path of the outside's Python means nothing inside.

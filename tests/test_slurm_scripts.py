@@ -83,7 +83,7 @@ def programs(tmp_path) -> str:
 RANKS = {
     **{"LAUNCHER": "srun", "PMI": "pmix", "NODES": "2", "RANKS": "4", "CPU_BIND": "cores"},
     **{"CPUS_PER_RANK": "3", "GPUS_PER_NODE": "0", "CONTAINER": "", "INTERFACE": ""},
-    **{"HVD_SIGN_ROOT": "/root of it", "SLURM_JOB_NODELIST": "n[1-2]"},
+    **{"HVD_SIGN_ROOT": "/root of it", "JOB_DIR": "/out", "SLURM_JOB_NODELIST": "n[1-2]"},
 }
 SRUN = "srun --mpi=pmix --nodes=2 --ntasks=4 --cpus-per-task=3 --cpu-bind=cores"
 SRUN += " --kill-on-bad-exit=1 --label"
@@ -128,7 +128,9 @@ def test_in_a_container_its_own_python_runs(programs):
     done = bash(SLURM / "ranks.sh", *line, PATH=programs, **{**RANKS, **more})
     said = done.stdout.splitlines()
     assert said[: len(SRUN.split())] == SRUN.split()
-    inside = [*("apptainer", "exec", "--bind", "/root of it", "--nv", "image.sif")]
+    inside = [
+        *("apptainer", "exec", "--bind", "/root of it", "--bind", "/out", "--nv", "image.sif")
+    ]
     assert said[len(SRUN.split()) :] == [*inside, "python3.12", "-m", "own"]
 
 
