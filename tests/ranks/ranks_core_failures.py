@@ -15,6 +15,7 @@ import hvd_sign
 from hvd_sign.algorithms import Algorithm, Linear
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.devices import HOST, Operand
 from hvd_sign.errors import DisagreementError, VoteError
 from hvd_sign.exchanges import EXCHANGES, Parts, register
@@ -312,4 +313,4 @@ def test_a_round_kept_for_a_single_vote_is_of_its_element_type(world):
 def test_agreement_names_what_is_refused(world):
     stream = session(world).stream
     with pytest.raises(ValueError, match="bucket_bytes: expected"):
-        agree_on_session(stream, [SPEC], MajorityVote(), VoteOptions(), -1, None)
+        agree_on_session(stream, [SPEC], MajorityVote(), VoteOptions(), TrainingOptions(), -1, None)
