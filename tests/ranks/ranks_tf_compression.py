@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from reference import verdict
-from tf_helpers import SHAPES, gradients, plain, recorded, same_everywhere, stepped, variables
+from tf_helpers import (
+    SHAPES,
+    assert_equal,
+    fit,
+    gradients,
+    plain,
+    recorded,
+    same_everywhere,
+    small_model,
+    stepped,
+    variables,
+)
 
 from hvd_sign.algorithms import Algorithm
 
@@ -68,7 +79,7 @@ def test_optimizers(hvd_tf, world, kind, ties, mode):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tapes(hvd_tf, world, kind):
-    owned, everyones = variables(*SHAPES), None
+    owned = variables(*SHAPES)
     compression = compressor(hvd_tf, kind)
     everyones = Everyones(world, kind, owned)
     for turn in range(3):
@@ -137,37 +148,20 @@ def test_a_checkpoint_goes_on_bit_for_bit(hvd_tf, world, kind, tmp_path):
     again, other, checkpoint = start()
     checkpoint.read(path)
     steps(again, other, range(3, 6))
-    for one, two in zip(owned, again, strict=True):
-        np.testing.assert_array_equal(one.numpy(), two.numpy())
-
-
-def model_of(optimizer) -> KERAS.Model:
-    KERAS.utils.set_random_seed(3)
-    layers = [KERAS.layers.Input((8,)), KERAS.layers.Dense(16), KERAS.layers.Dense(1)]
-    model = KERAS.Sequential(layers)
-    model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
-    return model
-
-
-def fit(world, model) -> list[np.ndarray]:
-    generator = np.random.default_rng([5, world.rank])
-    x, y = generator.standard_normal((32, 8)), generator.standard_normal((32, 1))
-    model.fit(x, y, batch_size=8, epochs=1, shuffle=False, verbose=0)
-    assert same_everywhere(world, *model.get_weights())
-    return model.get_weights()
+    assert_equal(owned, again)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_keras_file_goes_on_bit_for_bit(hvd_tf, world, kind, tmp_path):
     compression, file = compressor(hvd_tf, kind), tmp_path / f"{world.rank}.keras"
     adam = KERAS.optimizers.Adam(0.01)
-    unbroken = model_of(hvd_tf.DistributedOptimizer(adam, compression=compression))
-    fit(world, unbroken)
+    unbroken = small_model(hvd_tf.DistributedOptimizer(adam, compression=compression))
+    fit(unbroken, world.rank)
     unbroken.save(file)
-    wanted = fit(world, unbroken)
-    found = fit(world, hvd_tf.keras.load_model(file, compression=compression))
-    for one, two in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(one, two)
+    wanted = fit(unbroken, world.rank)
+    assert same_everywhere(world, *wanted)
+    loaded = hvd_tf.keras.load_model(file, compression=compression)
+    assert_equal(fit(loaded, world.rank), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -78,3 +78,26 @@ def stepped(kind: str, kept: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarr
     of_signal, of_kept = (np.float32(beta) for beta in BETAS[kind])
     rest = [np.float32(1 - beta) for beta in BETAS[kind]]
     return of_signal * kept + rest[0] * gradient, of_kept * kept + rest[1] * gradient
+
+
+def small_model(optimizer: Any, **options: Any) -> Any:
+    """A compiled model of two layers, the same on every rank."""
+    keras = tf.keras
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile(optimizer=optimizer, loss="mse", jit_compile=False, **options)
+    return model
+
+
+def fit(model: Any, rank: int) -> list[np.ndarray]:
+    """The weights after eight steps on a rank's own samples."""
+    x, y = values(300 + rank, 32, 8), values(400 + rank, 32, 1)
+    model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def assert_equal(some: list, others: list) -> None:
+    """That arrays or variables are the same, bit for bit."""
+    for one, other in zip(some, others, strict=True):
+        np.testing.assert_array_equal(plain(one), plain(other))

@@ -107,11 +107,13 @@ def allreduce(
 ) -> tf.Tensor:
     """Horovod's ``allreduce``, or with ``op=hvd.MajorityVote`` a vote of all ranks.
 
-    ``compression=hvd.Compression.sign`` asks for a vote too. Eagerly or within a ``tf.function``;
+    ``compression=hvd.Compression.sign`` or its like, such as ``hvd.Compression.signum()``, asks for
+    a vote too. Eagerly or within a ``tf.function``;
     there an unnamed vote is called after its tensor.
 
     A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
-    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``algorithm``.
+    ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, and ``algorithm``, which keeps its state
+    under the call's ``name``.
 
     Returns:
         For a vote: the verdict in {-1, 0, +1}, times the scale and ``postscale_factor``, in the

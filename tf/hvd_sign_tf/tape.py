@@ -97,10 +97,11 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
 ) -> Any:
     """Horovod's ``DistributedGradientTape``, or one whose gradients are voted on.
 
-    It votes if ``compression`` is ``hvd.Compression.sign`` or ``op`` is ``hvd.MajorityVote``:
-    ``gradient()`` then returns the majority's verdict in {-1, 0, +1} on each coordinate (Bernstein
-    et al. 2019, arXiv 1810.05291). Its first call for some variables is collective over
-    ``process_set``, eagerly or while a ``tf.function`` is traced; later ones are votes.
+    It votes if ``compression`` is ``hvd.Compression.sign`` or its like, such as
+    ``hvd.Compression.signum()``, or if ``op`` is ``hvd.MajorityVote``: ``gradient()`` then returns
+    the majority's verdict in {-1, 0, +1} on each coordinate (Bernstein et al. 2019, arXiv
+    1810.05291). Its first call for some variables is collective over ``process_set``, eagerly or
+    while a ``tf.function`` is traced; later ones are votes.
 
     Horovod's arguments mean what they mean there. In a vote ``groups`` says which gradients share
     messages, ``gradient_predivide_factor`` has no effect, and ``tf.IndexedSlices`` need
