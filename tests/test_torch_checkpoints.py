@@ -38,7 +38,7 @@ def start(tmp_path):
 
 def done(outcome: launch.Outcome, ranks: int, after: list[int]) -> None:
     assert outcome.returncode == 0, outcome.report()
-    found = re.findall(r"rank \d of (\d) done, after (\[.*\])", outcome.output)
+    found = re.findall(r"rank \d of (\d) done, after (\[[\d, ]*\])", outcome.output)
     assert found == [(str(ranks), str(after))] * ranks, outcome.report()
 
 

@@ -34,7 +34,9 @@ def trained(
     gloo = {"HOROVOD_GLOO_TIMEOUT_SECONDS": "10"}
     outcome = launch.run(command, folder / "run", limit=100, extra=gloo)
     assert outcome.returncode == 0, outcome.report()
-    found = re.findall(r"worker (\S+) done: (\d+) (\[.*\]) worlds (\[.*\])", outcome.output)
+    found = re.findall(
+        r"worker (\S+) done: (\d+) (\[[\d, ]*\]) worlds (\[[\d, ]*\])", outcome.output
+    )
     assert len({(digest, sizes) for _, digest, sizes, _ in found}) == 1, outcome.report()
     return found, [int(size) for size in re.findall(r"\d", found[0][2])]
 

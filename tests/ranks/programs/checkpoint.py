@@ -69,5 +69,6 @@ if len(sys.argv) > 2 and int(sys.argv[2]) == rank:
 
     os.fsync = dies
 hvd.save_checkpoint(path, model, optimizer, sizes=[*sizes, size])
-print(f"rank {rank} of {size} done, after {sizes}", flush=True)
+sys.stdout.write(f"rank {rank} of {size} done, after {sizes}\n")  # in one piece
+sys.stdout.flush()
 hvd.shutdown()
