@@ -59,20 +59,21 @@ def test_no_tensor_is_too_small():
 @dataclass(frozen=True)
 class Kept(Algorithm):
     name = "kept"
-    planes = ("residual", "momentum", "other")
+    planes = ("momentum", "other")
+    feedback = True
 
     def step(self, gradient, state):
         raise NotImplementedError
 
 
 def test_what_an_algorithm_says():
-    assert [rule_of(Kept(), plane) for plane in Kept.planes] == ["sum", "median", "median"]
+    assert [rule_of(Kept(), plane) for plane in Kept().keeps] == ["median", "median", "sum"]
     assert rule_of(Signum(), "momentum") == rule_of(Lion(), "momentum") == "median"
 
     class Says(Kept):
         resized = {"momentum": "mean"}  # noqa: RUF012, a constant
 
-    assert [rule_of(Says(), plane) for plane in Kept.planes] == ["median", "mean", "median"]
+    assert [rule_of(Says(), plane) for plane in Says().keeps] == ["mean", "median", "sum"]
 
     class Wrong(Kept):
         resized = {"momentum": "most"}  # noqa: RUF012, a constant

@@ -63,7 +63,7 @@ class Algorithm(ABC):
     planes: ClassVar[tuple[str, ...]] = ()
     absent: ClassVar[str] = "abstain"
     feedback: ClassVar[bool] = False
-    resized: ClassVar[Mapping[str, str]] = {RESIDUAL: "sum"}
+    resized: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import Algorithm
+from hvd_sign.algorithms import RESIDUAL, Algorithm
 
 Array = npt.NDArray[Any]
 
 
 def rule_of(algorithm: Algorithm, plane: str) -> str:
     """One of ``RESIZED``."""
-    return algorithm.resized.get(plane, "median")
+    return algorithm.resized.get(plane, "sum" if plane == RESIDUAL else "median")
 
 
 def resized(rule: str, arrays: Sequence[Array], ranks: int) -> Array:

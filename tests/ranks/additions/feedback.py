@@ -16,7 +16,7 @@ class Feedback(Algorithm):
     name = "test feedback"
     planes = ("fast", "slow")
     feedback = True
-    resized = {"residual": "sum", "slow": "mean"}  # noqa: RUF012, a constant
+    resized = {"slow": "mean"}  # noqa: RUF012, a constant
 
     def step(self, gradient: Any, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         fast = 0.5 * state["fast"] + 0.5 * gradient
