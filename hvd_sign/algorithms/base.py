@@ -56,7 +56,8 @@ class Algorithm(ABC):
             mean |p| sign(p). Needs ``scale="mean_abs"``, which is then the default.
         resized: by plane, what becomes of the ranks' arrays when their number changes:
             ``"median"`` (for planes that are not named) or ``"mean"`` of them, which every rank
-            gets; or ``"sum"``: their sum, in equal parts, as befits what is yet to be sent.
+            gets; or ``"sum"``: their sum, in equal parts, as befits what is yet to be sent; so it
+            is with a feedback's residual.
     """
 
     name: ClassVar[str]
