@@ -51,7 +51,7 @@ def measure(name: str, coordinates: int, iters: int) -> list[float]:
         hvd.barrier()
         begin = time.perf_counter()
         if voted:
-            with optimizer.on_verdicts():
+            with optimizer.on_verdicts([weights]):
                 optimizer.step()
         else:
             optimizer.step()
