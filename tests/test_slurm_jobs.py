@@ -215,7 +215,7 @@ def test_the_accuracy_run(uninterrupted):
 def test_a_requeued_run_ends_where_an_uninterrupted_one_does(
     slurm, tmp_path, uninterrupted, launcher
 ):
-    line = (*ACCURACY_LINE, "--step-delay", "0.2")
+    line = (*ACCURACY_LINE, "--step-delay", "0.1")
     job = submit(slurm, "accuracy", tmp_path, *line, LAUNCHER=launcher)
     folder = tmp_path / f"hvd-sign-accuracy-{job}"
 
