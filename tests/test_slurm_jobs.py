@@ -190,6 +190,7 @@ def test_submit_runs_trainings_on_more_and_more_nodes_and_reports(slurm, tmp_pat
     assert len(list(folder.glob("*/*/result.json"))) == 6
     assert (folder / "report" / "index.html").exists()
     assert (folder / "report" / "efficiency-weak-1.png").exists()
+    assert (folder / "report" / "efficiency-strong-1.png").exists()
 
 
 def accuracy(out: Path) -> dict:
