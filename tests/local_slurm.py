@@ -102,7 +102,7 @@ class LocalSlurm:
 
     def __init__(self, nodes: int = 4) -> None:
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
-        self.folder = Path(tempfile.mkdtemp(prefix="hvdsign-slurm-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="local-slurm-"))
         self.folder.chmod(0o755)
         self._mark = uuid.uuid4().hex
         self._daemons: list[subprocess.Popen[bytes]] = []

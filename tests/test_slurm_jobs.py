@@ -190,6 +190,7 @@ def test_submit_runs_trainings_on_more_and_more_nodes_and_reports(slurm, tmp_pat
     assert len(list(folder.glob("*/*/result.json"))) == 6
     assert (folder / "report" / "index.html").exists()
     assert (folder / "report" / "efficiency-weak-1.png").exists()
+    assert (folder / "report" / "efficiency-strong-1.png").exists()
 
 
 def accuracy(out: Path) -> dict:
@@ -215,7 +216,7 @@ def test_the_accuracy_run(uninterrupted):
 def test_a_requeued_run_ends_where_an_uninterrupted_one_does(
     slurm, tmp_path, uninterrupted, launcher
 ):
-    line = (*ACCURACY_LINE, "--step-delay", "0.2")
+    line = (*ACCURACY_LINE, "--step-delay", "0.1")
     job = submit(slurm, "accuracy", tmp_path, *line, LAUNCHER=launcher)
     folder = tmp_path / f"hvd-sign-accuracy-{job}"
 

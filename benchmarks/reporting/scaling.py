@@ -62,7 +62,10 @@ class Scaling:
 
 
 def scalings(results: Sequence[Result]) -> list[Scaling]:
-    """Every group of training results of two numbers of workers or more; the newest of equals."""
+    """Every group of training results of two numbers of workers or more, weak scaling first.
+
+    Of equal runs the newest counts.
+    """
     groups: dict[tuple[Hashable, ...], dict[int, Result]] = {}
     for result in by_age(results):
         if result["kind"] != "training" or result["network"]["mode"] != MODE:
@@ -71,7 +74,8 @@ def scalings(results: Sequence[Result]) -> list[Scaling]:
         task = framework_text(result), place(result), setup["model_text"], setup["data_text"]
         for kind, stays in ((WEAK, setup["batch"]), (STRONG, setup["samples_per_step"])):
             groups.setdefault((kind, *task, stays), {})[result["network"]["workers"]] = result
-    return [_scaling(str(key[0]), runs) for key, runs in groups.items() if len(runs) > 1]
+    found = [_scaling(str(key[0]), runs) for key, runs in groups.items() if len(runs) > 1]
+    return sorted(found, key=lambda one: one.kind != WEAK)
 
 
 def _scaling(kind: str, runs: dict[int, Result]) -> Scaling:

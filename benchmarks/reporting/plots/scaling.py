@@ -19,7 +19,12 @@ CAPTION = (
 
 def plots(results: Sequence[Result]) -> list[Plot]:
     """One plot a group of runs that differ in nothing but their number of workers."""
-    return [_plot(number, one) for number, one in enumerate(scaling.scalings(results), 1)]
+    found = scaling.scalings(results)
+    return [
+        _plot(number, one)
+        for kind in (scaling.WEAK, scaling.STRONG)
+        for number, one in enumerate((one for one in found if one.kind == kind), 1)
+    ]
 
 
 def _plot(number: int, shown: scaling.Scaling) -> Plot:
