@@ -10,7 +10,7 @@ import torch
 from tf_helpers import recorded, values
 
 import hvd_sign
-from hvd_sign.algorithms import ALGORITHMS
+from hvd_sign.algorithms import ALGORITHMS, make_algorithm
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.devices import HOST, Operand
@@ -114,9 +114,10 @@ def tensorflows_steps(hvd_tf, options: dict, given: list, dtype: str):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange, algorithm):
     options = {"ties": ties, "exchange": exchange, "algorithm": algorithm, "seed": 11}
+    known = make_algorithm(algorithm)
     given = [gradients(world.rank, step, dtype) for step in range(STEPS)]
     ways = (
-        numpys_steps(hvd, VoteOptions(**options), given, dtype),
+        numpys_steps(hvd, VoteOptions(**options | {"algorithm": known}), given, dtype),
         torchs_steps(hvd, options, given, dtype),
         tensorflows_steps(hvd_tf, options, given, dtype),
     )
