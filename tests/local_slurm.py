@@ -106,6 +106,7 @@ class LocalSlurm:
         self.folder.chmod(0o755)
         self._mark = uuid.uuid4().hex
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._namespaces: set[str] = set()
         kept = {
             key: value
             for key, value in os.environ.items()
@@ -146,6 +147,7 @@ class LocalSlurm:
             arguments = (node, str(folder / "pmix"), str(folder / "hosts"), conf)
             self._daemon(f"slurmd.{node}", *namespaces, "sh", "-c", ENTER, *arguments)
         self.wait_for(self._all_idle, START_SECONDS, "nodes that are idle")
+        self._namespaces = {_mounts(daemon.pid) for daemon in self._daemons} - {_mounts("self")}
 
     def _write_files(self) -> None:
         folder, host = self.folder, socket.gethostname()
@@ -249,15 +251,29 @@ class LocalSlurm:
             for daemon in self._daemons:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     daemon.wait(max(0.1, end - time.monotonic()))
-        for pid in launch.marked(self._mark):
+        for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _processes(self) -> set[int]:
+        """Those that carry its mark, and those on its nodes: slurmstepd writes over its own."""
+        pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+        on_nodes = {pid for pid in pids if _mounts(pid) in self._namespaces - {""}}
+        return on_nodes | set(launch.marked(self._mark))
+
     def left(self) -> list[str]:
-        """What the cluster left behind: processes that carry its mark, and its folder."""
-        found = [f"process {pid}" for pid in launch.marked(self._mark)]
+        """What the cluster left behind: processes, and its folder."""
+        found = [f"process {pid}" for pid in self._processes()]
         return found + ([str(self.folder)] if self.folder.exists() else [])
+
+
+def _mounts(pid: int | str) -> str:
+    """A process's namespace of mounts; empty if it is gone."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
 
 
 def _free_ports(count: int) -> list[int]:
