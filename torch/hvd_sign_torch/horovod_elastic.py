@@ -138,6 +138,14 @@ class TorchState(elastic.TorchState):  # type: ignore[misc]
         ValueError: an optimizer votes among some ranks only.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        known = get_handler_registry()
+        set_handler_registry([(VotingOptimizer, VotingStateHandler), *known])
+        try:
+            super().__init__(*args, **kwargs)
+        finally:  # Horovod's own state knows nothing of votes
+            set_handler_registry(known)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """As Horovod's, also for an optimizer that votes in the place of one that does not."""
         if name in self.__dict__ and isinstance(value, torch.optim.Optimizer):
@@ -200,6 +208,3 @@ def _reset() -> None:
             return init()
         except HorovodInternalError:  # one more rank was lost meanwhile
             continue
-
-
-set_handler_registry([(VotingOptimizer, VotingStateHandler), *get_handler_registry()])
