@@ -20,8 +20,12 @@ KINDS = ("SignSGD", "Signum", "Lion")
 def by_itself(hvd, world):
     """A process set of this rank alone."""
     if world.size == 1:
-        return hvd.global_process_set
-    return [hvd.add_process_set([rank]) for rank in range(world.size)][world.rank]
+        yield hvd.global_process_set
+        return
+    sets = [hvd.add_process_set([rank]) for rank in range(world.size)]
+    yield sets[world.rank]
+    for one in sets:
+        hvd.remove_process_set(one)
 
 
 def make(hvd, kind, params, lr=0.5, **options):

@@ -198,6 +198,8 @@ def test_model_parallel_process_sets(hvd, world):
             verdict([arrays[i] for arrays in kept], "zero").check(plain(p.grad))
     halves = world.allgather((half, [plain(p).tobytes() for p in params]))
     assert all(found == theirs for h, found in halves for g, theirs in halves if h == g)
+    for one in sets:
+        hvd.remove_process_set(one)
     for made in sets:
         hvd.remove_process_set(made)
 
