@@ -26,7 +26,7 @@ from kernel_reference import (
 from hvd_sign.core import kernels
 from hvd_sign.core.residuals import unsaid
 
-pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("implementation")]
+pytestmark = pytest.mark.usefixtures("implementation")
 
 CHUNK = 4096
 GRADIENT = (0.0, 1.0, 0.0, 0.0)

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from test_slurm_scripts import JOB, SLURM
 
-pytestmark = pytest.mark.quick
-
 # Says how it was called, but for the questions that every job asks.
 PYTHON = """#!/bin/bash
 case $1 in --version | -c) exit ;; esac

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.quick
-
 SLURM = Path(__file__).resolve().parent.parent / "slurm"
 SCRIPTS = sorted(SLURM.glob("*.sbatch"))
 JOB = {

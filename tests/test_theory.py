@@ -10,8 +10,6 @@ import pytest
 from hvd_sign import majority_vote, pack_signs
 from hvd_sign.algorithms import Algorithm, Sign, Signum, stepped
 
-pytestmark = pytest.mark.quick
-
 
 class Workers:
     """Voters in one process, each with an algorithm's state of its own."""
