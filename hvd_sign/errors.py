@@ -12,6 +12,7 @@ trying again, which mends no difference between ranks, and over MPI no lost rank
 | ``StallError`` | ``TimeoutError`` | a rank did not come within the shutdown time |
 | ``OperationError`` | ``ValueError`` | an ``op`` that there is not, or that a call does not serve |
 | ``CheckpointError`` | ``OSError``, ``ValueError`` | a checkpoint that cannot be written or read |
+| ``CheckpointNotFoundError`` | ``FileNotFoundError`` | a ``CheckpointError``: there is none |
 
 All are ``VoteError``, which itself tells that a stream of votes is closed or broken. Only a tensor
 that a call cannot take is a ``TensorError``, both ``TypeError`` and ``ValueError``, as which
@@ -56,6 +57,10 @@ class OperationError(ValueError, VoteError):
 
 class CheckpointError(OSError, ValueError, VoteError):
     """A checkpoint cannot be written or read, on one rank at least; the same on all of them."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """No rank finds a checkpoint, as before the first one is complete."""
 
 
 class TensorError(TypeError, ValueError):

@@ -2,10 +2,9 @@
 
     srun --mpi=pmix python -m slurm.accuracy --folder results/run --method vote --epochs 20
 
-A file FOLDER/stop makes all ranks save a checkpoint after the same step, and end. Every rank saves
-its own part, for votes keep a state of each worker's own (Signum's momentum): FOLDER/checkpoint has
-the last complete one. The end is FOLDER/accuracy.json: the accuracy after each epoch, and a digest
-of the weights.
+A file FOLDER/stop makes all ranks save a checkpoint after the same step, and end. FOLDER/checkpoint
+has the last one, with what votes keep of each worker's own (Signum's momentum). The end is
+FOLDER/accuracy.json: the accuracy after each epoch, and a digest of the weights.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,6 +92,7 @@ class Run:
         hvd.broadcast_parameters(self.model.state_dict(), root_rank=0)
         self.rate = given.learning_rate or RATES[given.method]
         self.optimizer = self._optimizer()
+        self.checkpoint = given.folder / "checkpoint"
         self.step, self.accuracies = 0, list[float]()
         self._restore()
 
@@ -163,43 +162,29 @@ class Run:
         return bool(hvd.broadcast(torch.tensor(int(seen)), root_rank=0, name="stop"))
 
     def _save(self) -> None:
-        """Saves every rank's part; the last checkpoint holds until this one is complete."""
-        folder = self.given.folder
-        into = folder / f"checkpoint-{self.step}"
-        into.mkdir(exist_ok=True)
-        state = {
-            **self._belongs(),
-            "step": self.step,
-            "accuracies": self.accuracies,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        torch.save(state, into / f"rank-{hvd.rank()}.pt")
-        hvd.barrier()
-        if hvd.rank() == 0:
-            (folder / "latest.new").write_text(into.name)
-            (folder / "latest.new").replace(folder / "latest")
-            for old in folder.glob("checkpoint-*"):
-                if old != into:
-                    shutil.rmtree(old)
-        hvd.barrier()
+        hvd.save_checkpoint(
+            self.checkpoint,
+            self.model,
+            self.optimizer,
+            step=self.step,
+            accuracies=self.accuracies,
+            belongs=self._belongs(),
+        )
 
     def _restore(self) -> None:
-        folder = self.given.folder
-        latest = folder / "latest"
-        name = latest.read_text() if hvd.rank() == 0 and latest.exists() else None
-        name = hvd.broadcast_object(name, root_rank=0, name="latest")
-        if name is None:
+        """Goes on from the last checkpoint, if a run of the same kind has left one."""
+        try:
+            saved = hvd.load_checkpoint(self.checkpoint)
+        except FileNotFoundError:
             return
-        state = torch.load(folder / name / f"rank-{hvd.rank()}.pt", map_location=self.device)
         for what, mine in self._belongs().items():
-            if state[what] != mine:
+            theirs = saved["belongs"][what]
+            if theirs != mine:
                 raise SystemExit(
-                    f"{folder / name} was made with {what} {state[what]}, this run has {mine}"
+                    f"{self.checkpoint} was made with {what} {theirs}, this run has {mine}"
                 )
-        self.step, self.accuracies = state["step"], state["accuracies"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        hvd.load_checkpoint(self.checkpoint, self.model, self.optimizer)
+        self.step, self.accuracies = saved["step"], saved["accuracies"]
         self._say(f"goes on after step {self.step}")
 
     def _belongs(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hvd_sign.algorithms import Algorithm, Lion, Signum, make_algorithm
-from hvd_sign.errors import CheckpointError, VoteError
+from hvd_sign.errors import CheckpointError, CheckpointNotFoundError, VoteError
 from hvd_sign.runtime.checkpoint_files import Folder, dump_arrays, load_arrays, manifest_of, newest
 from hvd_sign.runtime.checkpoints import refitted
 from hvd_sign.runtime.resizing import joining, resized, rule_of
@@ -175,4 +175,6 @@ def test_the_writers_own_error_is_told(tmp_path):
 def test_the_error_is_of_all_kinds():
     for kind in (OSError, ValueError, RuntimeError, VoteError):
         assert issubclass(CheckpointError, kind)
+    for kind in (CheckpointError, FileNotFoundError):
+        assert issubclass(CheckpointNotFoundError, kind)
     assert str(CheckpointError("load_checkpoint: no")) == "load_checkpoint: no"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.core.agreement import disagreement, ranks_text, reason
-from hvd_sign.errors import CheckpointError, DisagreementError
+from hvd_sign.errors import CheckpointError, CheckpointNotFoundError, DisagreementError
 from hvd_sign.runtime import checkpoint_files as files
 from hvd_sign.runtime.checkpoint_files import Folder
 from hvd_sign.runtime.resizing import joining, resized, rule_of
@@ -239,7 +239,7 @@ def _chosen(path: Path, found: Sequence[tuple[int, files.Record] | None]) -> tup
     """
     number = max((kept[0] for kept in found if kept is not None), default=0)
     if not number:
-        raise CheckpointError(f"{LOAD}: no rank finds a checkpoint in {path}")
+        raise CheckpointNotFoundError(f"{LOAD}: no rank finds a checkpoint in {path}")
     theirs = {r: kept[1] for r, kept in enumerate(found) if kept is not None and kept[0] == number}
     first, manifest = next(iter(theirs.items()))
     for rank, other in theirs.items():

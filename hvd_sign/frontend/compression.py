@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from hvd_sign.algorithms import (
     normal,
     stepped,
 )
-from hvd_sign.core.places import LARGEST
+from hvd_sign.core.places import Packed
 from hvd_sign.frontend.signs import pack_signs, unpack_signs
 
 
@@ -109,8 +109,7 @@ class SignCompressor(Compressor):
         signal, new = self._step(array, name)
         payload, scale = pack_signs(signal), 1.0
         if self.algorithm.feedback:
-            mean = np.abs(signal).mean(dtype=np.float64) if signal.size else 0.0
-            scale = float(np.float32(min(mean, LARGEST)))
+            scale = Packed(0, signal.size, float(np.abs(signal).sum(dtype=np.float64))).mean_abs
             said = unpack_signs(payload, signal.size, array.dtype, scale=scale)
             new[RESIDUAL] = signal - said.astype(signal.dtype)
         if new:
@@ -177,49 +176,42 @@ class VoteCompressor(SignCompressor):
         )
 
 
-class VoteCompressions:
+class SignCompressions:
+    """Compressors of signs, one for each of hvd_sign's algorithms, all of one class."""
+
+    _made: ClassVar[type[SignCompressor]] = SignCompressor
+
+    @classmethod
+    def signum(cls, beta: float = 0.9) -> SignCompressor:
+        """Of each rank's momentum; see ``hvd_sign.algorithms.Signum``."""
+        return cls._made(Signum(beta))
+
+    @classmethod
+    def lion(cls, beta1: float = 0.9, beta2: float = 0.99) -> SignCompressor:
+        """As Lion's; see ``hvd_sign.algorithms.Lion``."""
+        return cls._made(Lion(beta1, beta2))
+
+    @classmethod
+    def ef_sign(cls, beta: float = 0.0) -> SignCompressor:
+        """With error feedback; see ``hvd_sign.algorithms.EfSign``."""
+        return cls._made(EfSign(beta))
+
+
+class VoteCompressions(SignCompressions):
     """The compressors of a binding's ``Compression`` by which operations vote."""
 
+    _made = VoteCompressor
     sign = VoteCompressor()
 
-    @staticmethod
-    def signum(beta: float = 0.9) -> VoteCompressor:
-        """Votes on each rank's momentum; see ``hvd_sign.algorithms.Signum``."""
-        return VoteCompressor(Signum(beta))
 
-    @staticmethod
-    def lion(beta1: float = 0.9, beta2: float = 0.99) -> VoteCompressor:
-        """Votes as Lion does; see ``hvd_sign.algorithms.Lion``."""
-        return VoteCompressor(Lion(beta1, beta2))
-
-    @staticmethod
-    def ef_sign(beta: float = 0.0) -> VoteCompressor:
-        """Votes with error feedback; see ``hvd_sign.algorithms.EfSign``."""
-        return VoteCompressor(EfSign(beta))
-
-
-class Compression:
+class Compression(SignCompressions):
     """Compressors of numpy's arrays.
 
-    Those of signs pack what a ballot holds. The bindings' ``Compression`` has the same names for
-    what turns voting on, whose ``compress()`` no vote calls.
+    Those of signs pack what a ballot holds, and keep what an algorithm does under a tensor's name.
+    The bindings' ``Compression`` has the same names for what turns voting on, whose ``compress()``
+    no vote calls.
     """
 
     none = NoneCompressor()
     fp16 = FP16Compressor()
     sign = SignCompressor()
-
-    @staticmethod
-    def signum(beta: float = 0.9) -> SignCompressor:
-        """Packs the signs of the running mean of what came under a name."""
-        return SignCompressor(Signum(beta))
-
-    @staticmethod
-    def lion(beta1: float = 0.9, beta2: float = 0.99) -> SignCompressor:
-        """Packs what Lion votes on, of what came under a name."""
-        return SignCompressor(Lion(beta1, beta2))
-
-    @staticmethod
-    def ef_sign(beta: float = 0.0) -> SignCompressor:
-        """Packs the signs of what came under a name and of what its signs left unsaid before."""
-        return SignCompressor(EfSign(beta))

@@ -271,6 +271,8 @@ def test_what_cannot_be_saved(hvd, world, shared):
     assert "file 0: cannot be read: Not a directory" in told
     told = errors(world, lambda: hvd.load_checkpoint(shared / "nothing", job.model))
     assert told.startswith("load_checkpoint: no rank finds a checkpoint in ")
+    with pytest.raises(FileNotFoundError, match="no rank finds a checkpoint in "):
+        hvd.load_checkpoint(shared / "nothing", job.model)
     backward(job.params, gradients(world.rank, job.params))
     told = errors(world, lambda: hvd.save_checkpoint(shared, **job.things))
     assert "AssertionError: state: expected to be asked between steps" in told

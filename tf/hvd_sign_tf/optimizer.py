@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from hvd_sign.frontend.arguments import op_of
-from hvd_sign.votes import MajorityVote, is_vote_rule
+from hvd_sign.frontend.sign_optimizers import keywords_for, op_for
+from hvd_sign.votes import is_vote_rule
 from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.meeting import meet_first
@@ -29,20 +29,6 @@ def warn_of_norms(optimizer: Any) -> None:
                 name,
                 getattr(inner, name),
             )
-
-
-def _asked_of(
-    optimizer: Any, compression: Any, op: Any, vote: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The operation, and a vote's keywords: an optimizer of signs has its own."""
-    op = op_of(compression, op, Compression.none)
-    inner = inner_of(optimizer)
-    if compression is not Compression.none or not isinstance(inner, SignOptimizer):
-        return op, vote
-    op = MajorityVote if op is None else op
-    if is_vote_rule(op) and vote.get("algorithm") is None:
-        vote = inner.vote_keywords() | {k: v for k, v in vote.items() if v is not None}
-    return op, vote
 
 
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
@@ -111,8 +97,12 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         "process_set": process_set,
         "scale_local_gradients": scale_local_gradients,
     }
-    op, vote = _asked_of(optimizer, compression, op, vote)
+    inner = inner_of(optimizer)
+    of_signs = inner if isinstance(inner, SignOptimizer) else None
+    op = op_for(of_signs, compression, op, Compression.none)
     votes = is_vote_rule(op)
+    if votes:
+        vote, _ = keywords_for(of_signs, compression, Compression.none, vote)
     ours = votes or backend.runtime != "horovod"
     if ours:
         optimizer = checked(optimizer)

@@ -96,7 +96,8 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: on all ranks alike, with rank and file: there is none, a file is missing,
-            damaged or of another checkpoint, or does not fit; all is then as it was.
+            damaged or of another checkpoint, or does not fit; all is then as it was. Where there is
+            none it is a ``FileNotFoundError`` too.
     """
     things = _named(model, optimizer, more)
     ranks, sessions = all_ranks(), _sessions(things)

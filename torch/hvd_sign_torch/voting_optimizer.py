@@ -12,11 +12,12 @@ import torch
 from hvd_sign.core.buckets import check_bucket_bytes
 from hvd_sign.core.training import TrainingOptions, split_keywords
 from hvd_sign.engine.operations import GRADIENTS, Opening
-from hvd_sign.frontend.arguments import gradient_settings, keywords_of, op_of, refuse_vote_options
+from hvd_sign.frontend.arguments import gradient_settings, refuse_vote_options
 from hvd_sign.frontend.backends import HorovodBackend
 from hvd_sign.frontend.choice import make_choice
+from hvd_sign.frontend.sign_optimizers import keywords_for, op_for
 from hvd_sign.runtime.sessions import VoteSession
-from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
+from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.backend import backend, horovod_api
 from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_votes import GradientVotes
@@ -184,12 +185,6 @@ def as_arrays(kept: Any) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _of_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A vote's keywords by which it does what an optimizer of signs does."""
-    assert isinstance(optimizer, SignOptimizer)
-    return optimizer.vote_keywords()
-
-
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     optimizer: torch.optim.Optimizer,
     named_parameters: Any = None,
@@ -255,10 +250,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             says neither True nor False.
         RuntimeError: ``hvd.init()`` was not called, or there is no MPI to vote over.
     """
-    op = op_of(compression, op, Compression.none)
-    of_signs = compression is Compression.none and isinstance(optimizer, SignOptimizer)
-    if of_signs and op is None:
-        op = MajorityVote
+    of_signs = optimizer if isinstance(optimizer, SignOptimizer) else None
+    op = op_for(of_signs, compression, op, Compression.none)
     vote, training = split_keywords(vote)
     if not is_vote_rule(op):
         refuse_vote_options(
@@ -288,11 +281,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     # Whoever is refused tells the others, who would wait for it in the opening.
     stream = backend.adhoc(process_set) if included else None
     with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
-        vote = keywords_of(compression, vote)
-        own = None
-        if of_signs and vote.get("algorithm") is None:
-            own = _of_optimizer(optimizer)
-            vote = own | {k: v for k, v in vote.items() if v is not None}
+        vote, own = keywords_for(of_signs, compression, Compression.none, vote)
         options, bucket_bytes, groups = gradient_settings(
             op,
             vote,
