@@ -298,16 +298,16 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
         voting = wrapped(VotingOptimizer, optimizer)
         names = parameter_names(optimizer, named_parameters)
         terms = Terms(
-            process_set,
-            make_rule(op),
-            options,
-            chosen,
-            bucket_bytes,
-            groups,
-            make_choice(vote_if, min_size),
-            sparse_as_dense,
-            own,
-            grad_scaler,
+            process_set=process_set,
+            rule=make_rule(op),
+            options=options,
+            training=chosen,
+            bucket_bytes=bucket_bytes,
+            groups=groups,
+            choice=make_choice(vote_if, min_size),
+            sparse_as_dense=sparse_as_dense,
+            of_signs=own,
+            grad_scaler=grad_scaler,
         )
         votes = GradientVotes(optimizer, names, backward_passes_per_step, terms, id(voting))
     if included:
