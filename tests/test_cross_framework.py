@@ -10,8 +10,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(
-    "ranks", [pytest.param(2, marks=pytest.mark.quick), 3 if launch.has("horovod") else 4]
-)
+MANY = 3 if launch.has("horovod") else 4
+
+
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.quick), MANY])
 def test_one_meaning(inner, ranks):
     inner(ranks, "ranks_cross_framework.py", limit=400)
+
+
+@pytest.mark.parametrize("ranks", [2, MANY])
+def test_algorithms_that_keep_something(inner, ranks):
+    inner(ranks, "ranks_cross_algorithms.py", limit=400)

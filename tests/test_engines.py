@@ -39,6 +39,7 @@ def test_core_without_the_native_engine(inner):
     inner(3, "ranks_core_*.py", extra={"HVD_SIGN_ENGINE": "python"})
 
 
+@pytest.mark.quick
 def test_torch_votes_with_three_threads(inner):
     inner(2, "ranks_torch_mixed.py", extra={"HVD_SIGN_THREADS": "3"})
 

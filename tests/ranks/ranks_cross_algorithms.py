@@ -1,0 +1,16 @@
+"""Algorithms that keep something: one meaning by numpy, PyTorch and TensorFlow, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+from ranks_cross_framework import DTYPES, EXCHANGES, TIES, check_steps_and_states
+
+from hvd_sign.algorithms import ALGORITHMS
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"sign"}))
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange, algorithm):
+    check_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange, algorithm)
