@@ -22,6 +22,7 @@ class Vote:
         keep: bool,
         trace: bool,
         weights: list[int] | None = None,
+        unsaid: list[tuple[Any, Any, Any, Any]] | None = None,
     ) -> None: ...
     def test(self) -> bool: ...
     @property
@@ -68,6 +69,7 @@ def plan(
     segment_blocks: int,
     depth: int,
     counted: bool,
+    averaged: bool,
     ballots: Any,
     verdicts: Any,
 ) -> Plan: ...

@@ -27,7 +27,12 @@ class ExactFloats:
 
 class Geometry:
     def __init__(
-        self, blocks: int, shards: int, nonzero: bool = False, trailer_floats: int = 0
+        self,
+        blocks: int,
+        shards: int,
+        nonzero: bool = False,
+        trailer_floats: int = 0,
+        chunk_scales: bool = False,
     ) -> None: ...
     @property
     def blocks(self) -> int: ...
@@ -38,6 +43,8 @@ class Geometry:
     @property
     def trailer_floats(self) -> int: ...
     @property
+    def chunk_scales(self) -> bool: ...
+    @property
     def shard_blocks(self) -> int: ...
     @property
     def signs_offset(self) -> int: ...
@@ -45,6 +52,8 @@ class Geometry:
     def active_offset(self) -> int: ...
     @property
     def nonzero_offset(self) -> int: ...
+    @property
+    def scales_offset(self) -> int: ...
     @property
     def trailer_offset(self) -> int: ...
     @property
@@ -152,6 +161,19 @@ def tally(
     lengths: _Words | None = None,
     agreed: _Words | None = None,
     judged: _Words | None = None,
+) -> tuple[int, int]: ...
+def tally_means(
+    ballots: _Messages,
+    geometry: Geometry,
+    verdict: _Messages,
+    *,
+    shard: int,
+    ties: int,
+    key: int,
+    first_blocks: npt.NDArray[np.int64],
+    ordinals: _Words,
+    lengths: _Words,
+    unsaid: list[tuple[Any, Any, Any, Any]],
 ) -> tuple[int, int]: ...
 def write_verdict(
     out: _Array,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hvd_sign.algorithms.base import (
     IDENTITY,
     RESIDUAL,
+    VERDICT_RESIDUAL,
     Algorithm,
     Linear,
     checked,
@@ -13,11 +14,12 @@ from hvd_sign.algorithms.base import (
 )
 from hvd_sign.algorithms.ef_sign import EfSign
 from hvd_sign.algorithms.lion import Lion
+from hvd_sign.algorithms.onebit import OneBit
 from hvd_sign.algorithms.sign import Sign
 from hvd_sign.algorithms.signum import Signum
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    algorithm.name: algorithm for algorithm in (Sign, Signum, Lion, EfSign)
+    algorithm.name: algorithm for algorithm in (Sign, Signum, Lion, EfSign, OneBit)
 }
 
 
@@ -41,10 +43,12 @@ __all__ = [
     "ALGORITHMS",
     "IDENTITY",
     "RESIDUAL",
+    "VERDICT_RESIDUAL",
     "Algorithm",
     "EfSign",
     "Linear",
     "Lion",
+    "OneBit",
     "Sign",
     "Signum",
     "make_algorithm",

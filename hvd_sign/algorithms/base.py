@@ -28,7 +28,10 @@ IDENTITY = Linear(0.0, 1.0, 0.0, 0.0)
 RESIDUAL = "residual"
 """The array that feedback keeps."""
 
-RESERVED = frozenset({"step", "rule", RESIDUAL})
+VERDICT_RESIDUAL = "verdict_residual"
+"""The array that those keep who tally for an algorithm that averages."""
+
+RESERVED = frozenset({"step", "rule", RESIDUAL, VERDICT_RESIDUAL})
 """What else a checkpoint may have beside the arrays."""
 
 RESIZED = ("median", "mean", "sum")
@@ -54,6 +57,10 @@ class Algorithm(ABC):
             feedback, Karimireddy et al. 2019, arXiv 1901.09847): with the residual e, p = signal +
             e is voted on with the scale mean |p| of the tensor on this rank, and e becomes p -
             mean |p| sign(p). Needs ``scale="mean_abs"``, which is then the default.
+        averages: the verdict is no majority: of what ballots say, each chunk of 4096 coordinates
+            with its own scale, whoever tallies takes the mean, and says it with feedback too.
+            Needs ``feedback``, whose scale is then the chunk's, over the coordinates of its blocks
+            of 64 that are not all zero.
         resized: by plane, what becomes of the ranks' arrays when their number changes:
             ``"median"`` (for planes that are not named) or ``"mean"`` of them, which every rank
             gets; or ``"sum"``: their sum, in equal parts, as befits what is yet to be sent; so it
@@ -64,6 +71,7 @@ class Algorithm(ABC):
     planes: ClassVar[tuple[str, ...]] = ()
     absent: ClassVar[str] = "abstain"
     feedback: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
     resized: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
@@ -124,6 +132,10 @@ def checked(algorithm: Algorithm) -> Algorithm:
         raise ValueError(f"{who}: absent: expected 'abstain' or 'zero', got {algorithm.absent!r}")
     if not isinstance(algorithm.feedback, bool):
         raise ValueError(f"{who}: feedback: expected True or False, got {algorithm.feedback!r}")
+    if algorithm.averages not in ((False, True) if algorithm.feedback else (False,)):
+        raise ValueError(
+            f"{who}: averages: expected True only beside feedback, got {algorithm.averages!r}"
+        )
     if not set(algorithm.resized.values()) <= set(RESIZED):
         raise ValueError(f"{who}: resized: expected {RESIZED} by plane, got {algorithm.resized!r}")
     linear = algorithm.linear()

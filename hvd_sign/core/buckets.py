@@ -16,6 +16,9 @@ from hvd_sign.errors import TensorError
 BLOCK = 64
 """Coordinates in a block: one word of the sign plane, one bit of the activity bitmap."""
 
+CHUNK_BLOCKS = 64
+"""Blocks in a chunk of 4096 coordinates: one word of the activity bitmap."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -53,6 +56,8 @@ class Bucket:
     Attributes:
         index: the bucket's number; buckets are launched in this order.
         specs: its tensors.
+        chunked: each tensor begins at a whole chunk of 4096 coordinates, for messages with chunk
+            scales.
         first_blocks: int64[len(specs) + 1], where each tensor's blocks start, and the total.
         ordinals: uint64[len(specs)].
         lengths: uint64[len(specs)], their coordinates.
@@ -60,13 +65,17 @@ class Bucket:
 
     index: int
     specs: tuple[TensorSpec, ...]
+    chunked: bool = False
     first_blocks: npt.NDArray[np.int64] = field(init=False, compare=False, repr=False)
     ordinals: npt.NDArray[np.uint64] = field(init=False, compare=False, repr=False)
     lengths: npt.NDArray[np.uint64] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Derives the block table."""
-        starts = np.cumsum([0, *(spec.blocks for spec in self.specs)], dtype=np.int64)
+        sizes = [spec.blocks for spec in self.specs]
+        if self.chunked:
+            sizes = [-(-blocks // CHUNK_BLOCKS) * CHUNK_BLOCKS for blocks in sizes]
+        starts = np.cumsum([0, *sizes], dtype=np.int64)
         object.__setattr__(self, "first_blocks", starts)
         ordinals = np.array([spec.ordinal for spec in self.specs], dtype=np.uint64)
         object.__setattr__(self, "ordinals", ordinals)

@@ -55,6 +55,7 @@ from hvd_sign._kernels import (
     seal,
     set_implementation,
     tally,
+    tally_means,
     xor_words,
 )
 
@@ -85,6 +86,7 @@ __all__ = [
     "seal",
     "set_implementation",
     "tally",
+    "tally_means",
     "trailers",
     "write_verdict",
     "xor_words",
@@ -179,8 +181,9 @@ def pack_linear(
             a zero too, but 0 in a block of zeros alone, and of a zero under ties "zero". ``next``,
             ``kept`` itself or memory apart, becomes p, its zeros signed as they were cast; both
             are of the state's type and length. ``sent``, float32, one a chunk, is the scale;
-            ``next_sent``, itself or memory apart, becomes NaN in chunks that voted, whose scale is
-            not known yet, and stays in those that abstained.
+            ``next_sent``, itself or memory apart, becomes the chunk's scale in chunks that voted,
+            or NaN where messages have none, for it is not known yet, and stays in those that
+            abstained.
         ties, key, parity, ordinal, bfloat16: as for :func:`pack`.
         want_abs: also sum the absolute values of s.
 

@@ -73,6 +73,7 @@ class Messages:
         verdicts: uint8[geometry.total_bytes], which the verdict is taken from.
         ties: number of the tie policy.
         scaled: whether absolute sums are wanted.
+        averaged: chunks have their own scales, in the messages.
         zero_key: of the coins that decide zeros in this step.
         tie_key: of the coins that decide ties in this step.
         places: of the tensors, in order.
@@ -84,7 +85,8 @@ class Messages:
         self.geometry = geometry
         self.parity = parity
         self.ties = TIES.index(options.ties)
-        self.scaled = options.scale != "none"
+        self.averaged = geometry.chunk_scales
+        self.scaled = options.scale != "none" and not self.averaged
         self.ballots = np.zeros(geometry.total_bytes, np.uint8)
         self.verdicts = np.zeros(geometry.total_bytes, np.uint8)
         self.zero_key = self.tie_key = 0
@@ -185,8 +187,13 @@ class Place(NamedTuple):
         return ABSTAINED
 
     def write(self, out: Any, scale: float, *, cast: bool = False) -> None:
-        """Writes ``scale`` times the verdict, or what was ``cast`` here, to a contiguous array."""
+        """Writes ``scale`` times the verdict, or what was ``cast`` here, to a contiguous array.
+
+        What was cast has the chunks' scales in the place of ``scale`` where messages have them.
+        """
         messages = self.messages
+        if cast and messages.averaged:
+            scale = 1.0
         planes = messages.ballots if cast else messages.verdicts
         kernels.write_verdict(out, planes, messages.geometry, self.first_block, scale=scale)
 

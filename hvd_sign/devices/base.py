@@ -251,14 +251,28 @@ class PlaneDevice(Device):
             if state is not None:
                 for name, array in new.items():
                     self.keep(sound, array, current[name], state.next[name])
-        packed = place.put(planes)
+            if place.messages.averaged:
+                numbers = self._sound_numbers(place, signal, sound)
+        # The scales of chunks are the kernels', on the host, where its numbers are then needed.
+        packed = place.pack(numbers) if place.messages.averaged else place.put(planes)
         if state is not None and RESIDUAL in current:
             signs, voted = place.fetch(cast=True)
             with self.working(operand):
                 sent = self.zeros(place.spec, current[RESIDUAL])
-                self.unpack(sent, signs, voted, packed.mean_abs)
+                if place.messages.averaged:
+                    place.write(numbers, 1.0, cast=True)
+                    self.from_host(numbers, sent)
+                else:
+                    self.unpack(sent, signs, voted, packed.mean_abs)
                 self.keep(sound, signal - sent, current[RESIDUAL], state.next[RESIDUAL])
         return packed
+
+    def _sound_numbers(self, place: Place, signal: Any, sound: Any) -> npt.NDArray[Any]:
+        """A flat signal in host memory, NaN where it is not sound."""
+        kept, unsound = self.zeros(place.spec, signal), self.zeros(place.spec, signal)
+        self.from_host(np.full(place.spec.size, np.nan), unsound)
+        self.keep(sound, signal, unsound, kept)
+        return np.array(self.to_host(kept))
 
     def numbers(self, operand: Operand) -> npt.NDArray[np.floating[Any]] | None:
         """The gradient, brought to the host as the device's flat array of it."""
@@ -268,8 +282,14 @@ class PlaneDevice(Device):
             return self.to_host(self.flat(operand.signal))
 
     def write(self, operand: Operand, place: Place, scale: float) -> None:
-        """Takes the verdict's bits to the device and unpacks them there."""
-        if place.spec.size:
+        """Takes the verdict's bits to the device and unpacks them there, or a mean's numbers."""
+        if place.spec.size and place.messages.averaged:
+            wide = place.spec.dtype == "float64"
+            values: npt.NDArray[np.floating[Any]]
+            values = np.empty(place.spec.size, np.float64 if wide else np.float32)
+            place.write(values, scale)
+            self.take(operand._replace(factor=1.0), values)
+        elif place.spec.size:
             signs, keep = place.fetch()
             with self.working(operand):
                 self.unpack(operand.out, signs, keep, scale)

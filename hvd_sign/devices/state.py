@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import Algorithm
+from hvd_sign.algorithms import IDENTITY, RESIDUAL, VERDICT_RESIDUAL, Algorithm, EfSign
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.devices.base import Operand, TensorState
+from hvd_sign.devices.host import HOST
 
 
 class States:
@@ -21,6 +23,9 @@ class States:
         specs: the tensors, in order.
         tentative: steps may not count, so that what they make is kept apart until it is known.
         exact: zeros are not voted on, as under ``ties="zero"``.
+
+    An algorithm that averages has residuals of verdicts too: fp32 in host memory, of whole tensors,
+    though only what this rank tallies is ever touched, and so takes memory.
     """
 
     def __init__(
@@ -33,6 +38,16 @@ class States:
         self._states: list[TensorState | None] = [None] * len(specs)
         # What was loaded before it was known where the tensors live.
         self._loaded: dict[int, dict[str, npt.NDArray[Any]]] = {}
+        self._of_verdicts: States | None = None
+        if algorithm.averages:
+            narrow = [replace(spec, dtype="float32") for spec in specs]
+            self._of_verdicts = States(EfSign(), narrow, tentative=tentative, exact=exact)
+
+    def unsaid(self) -> list[tuple[Any, ...]]:
+        """By tensor (kept, next, sent, next_sent), as tallies of means take them, and make them."""
+        assert self._of_verdicts is not None
+        made = self._of_verdicts.of([Operand(HOST, None, None)] * len(self._specs))
+        return [state.fuse(IDENTITY, 1.0)[-1] for state in made if state is not None]
 
     def of(self, operands: Sequence[Operand]) -> list[TensorState | None]:
         """The states for a step's operands; None where there is nothing to be kept."""
@@ -59,6 +74,8 @@ class States:
         for state in self._states:
             if state is not None:
                 state.end(counts=counts)
+        if self._of_verdicts is not None:
+            self._of_verdicts.end(counts=counts)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Copies for a checkpoint, by plane and the tensor's ordinal: ``"momentum/3"``."""
@@ -70,6 +87,8 @@ class States:
             else:
                 for name, numbers in self._loaded.get(position, {}).items():
                     found[f"{name}/{spec.ordinal}"] = numbers.copy()
+        if self._of_verdicts is not None:
+            found |= _renamed(self._of_verdicts.arrays(), RESIDUAL, VERDICT_RESIDUAL)
         return found
 
     def held(self) -> dict[str, Any]:
@@ -103,6 +122,9 @@ class States:
             for name in found:
                 check_numbers(f"{name!r}, of {spec.name!r}", arrays[name], spec.size)
             known |= found
+        if self._of_verdicts is not None:
+            theirs = self._of_verdicts.check(_renamed(arrays, VERDICT_RESIDUAL, RESIDUAL))
+            known |= _renamed(dict.fromkeys(theirs), RESIDUAL, VERDICT_RESIDUAL).keys()
         return known
 
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -113,6 +135,17 @@ class States:
             self._loaded[position] = {
                 plane: np.array(arrays[name]) for plane, name in names.items() if name in arrays
             }
+        if self._of_verdicts is not None:
+            self._of_verdicts.load(_renamed(arrays, VERDICT_RESIDUAL, RESIDUAL))
+
+
+def _renamed(arrays: Mapping[str, Any], plane: str, to: str) -> dict[str, Any]:
+    """Those of a plane, under another name."""
+    return {
+        f"{to}/{name.removeprefix(plane + '/')}": array
+        for name, array in arrays.items()
+        if name.startswith(f"{plane}/")
+    }
 
 
 def check_numbers(what: str, value: Any, size: int) -> None:

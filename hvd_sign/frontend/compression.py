@@ -13,12 +13,13 @@ from hvd_sign.algorithms import (
     RESIDUAL,
     EfSign,
     Lion,
+    OneBit,
     Signum,
     make_algorithm,
     normal,
     stepped,
 )
-from hvd_sign.core.places import Packed
+from hvd_sign.core.places import CHUNK, Packed
 from hvd_sign.frontend.signs import pack_signs, unpack_signs
 
 
@@ -104,13 +105,14 @@ class SignCompressor(Compressor):
                 it than before, with an algorithm that keeps something.
         """
         if self.algorithm.is_gradient:
-            return pack_signs(array), (array.shape, array.dtype, 1.0)
+            return pack_signs(array), (array.shape, array.dtype, np.float32(1))
         array = np.asarray(array)
         signal, new = self._step(array, name)
-        payload, scale = pack_signs(signal), 1.0
+        payload = pack_signs(signal)
+        scale: Any = np.float32(1)
         if self.algorithm.feedback:
-            scale = Packed(0, signal.size, float(np.abs(signal).sum(dtype=np.float64))).mean_abs
-            said = unpack_signs(payload, signal.size, array.dtype, scale=scale)
+            scale = _scales(signal, by_chunk=self.algorithm.averages)
+            said = unpack_signs(payload, signal.size, array.dtype) * scale
             new[RESIDUAL] = signal - said.astype(signal.dtype)
         if new:
             self._states[name or ""] = new
@@ -146,7 +148,18 @@ class SignCompressor(Compressor):
     def decompress(self, payload: Any, context: Any) -> Any:
         """Unpacks to +-1, or of an algorithm with error feedback to +- the mean of |p|."""
         shape, dtype, scale = context
-        return unpack_signs(payload, int(np.prod(shape)), dtype, scale=scale).reshape(shape)
+        numbers = unpack_signs(payload, int(np.prod(shape)), dtype) * scale
+        return numbers.astype(dtype, copy=False).reshape(shape)
+
+
+def _scales(signal: npt.NDArray[Any], *, by_chunk: bool) -> Any:
+    """The mean of |p|, of all or for each coordinate of its chunk of 4096."""
+    chunks = np.split(signal, range(CHUNK, signal.size, CHUNK)) if by_chunk else [signal]
+    means = [
+        Packed(0, one.size, float(np.abs(one).sum(dtype=np.float64))).mean_abs for one in chunks
+    ]
+    scales = np.array(means, np.float32)
+    return np.repeat(scales, CHUNK)[: signal.size] if by_chunk else scales[0]
 
 
 class VoteCompressor(SignCompressor):
@@ -195,6 +208,11 @@ class SignCompressions:
     def ef_sign(cls, beta: float = 0.0) -> SignCompressor:
         """With error feedback; see ``hvd_sign.algorithms.EfSign``."""
         return cls._made(EfSign(beta))
+
+    @classmethod
+    def onebit(cls, beta: float = 0.0) -> SignCompressor:
+        """Scaled mean of signs, feedback on both sides; see ``hvd_sign.algorithms.OneBit``."""
+        return cls._made(OneBit(beta))
 
 
 class VoteCompressions(SignCompressions):

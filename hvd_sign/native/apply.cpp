@@ -19,7 +19,7 @@ void prefetch_signs(const uint8_t* messages, const Geometry& geometry, size_t fi
 }
 
 // Reads the verdict of `count` coordinates block by block, and calls whole(data, blocks, signs,
-// keep) on the tensor itself, or on a copy of its last block where that is not a whole one.
+// keep, chunk scale) on the tensor itself, or on a copy of its last block where that is not a whole one.
 template <class Whole>
 void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* messages,
                     const Geometry& geometry, size_t first_block, Whole whole) {
@@ -37,12 +37,12 @@ void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* mes
     }
     const size_t full = here / kBlock;
     uint8_t* at = data + done * item;
-    whole(at, full, verdict.signs, keep);
+    whole(at, full, verdict.signs, keep, verdict.scale);
     if (here % kBlock) {
       alignas(64) uint8_t tail[kBlock * 8] = {};
       uint8_t* last = at + full * kBlock * item;
       std::memcpy(tail, last, here % kBlock * item);
-      whole(tail, 1, verdict.signs + full, keep + full);
+      whole(tail, 1, verdict.signs + full, keep + full, verdict.scale);
       std::memcpy(last, tail, here % kBlock * item);
     }
   }
@@ -68,22 +68,23 @@ void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages
   const auto write = active_implementation().write[size_t(dtype)];
   const bool past_cache = count * bytes_of(dtype) > kPastCache;
   const double most = largest(dtype);
-  const double factor = std::min(std::max(scale, -most), most);
-  for_each_chunk(static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry,
-                 first_block,
-                 [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
-                   write(at, blocks, signs, keep, factor, past_cache);
-                 });
+  for_each_chunk(
+      static_cast<uint8_t*>(out), bytes_of(dtype), count, messages, geometry, first_block,
+      [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep, float chunk) {
+        const double factor = std::min(std::max(scale * chunk, -most), most);
+        write(at, blocks, signs, keep, factor, past_cache);
+      });
   if (past_cache) active_implementation().fence();
 }
 
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double lr) {
   const auto apply = active_implementation().apply[size_t(dtype)];
-  for_each_chunk(static_cast<uint8_t*>(p), bytes_of(dtype), count, messages, geometry, first_block,
-                 [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep) {
-                   apply(at, blocks, signs, keep, lr);
-                 });
+  for_each_chunk(
+      static_cast<uint8_t*>(p), bytes_of(dtype), count, messages, geometry, first_block,
+      [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep, float chunk) {
+        apply(at, blocks, signs, keep, lr * chunk);
+      });
 }
 
 }  // namespace hvd_sign

@@ -256,8 +256,53 @@ MessageList::MessageList(nb::handle from, Argument argument, Access access,
   }
 }
 
+FeedbackArrays::FeedbackArrays(Argument argument, nb::handle from,
+                               const std::vector<uint64_t>& lengths) {
+  const size_t tensors = nb::len(from);
+  if (tensors != lengths.size()) {
+    argument.wrong_value(std::to_string(lengths.size()) + " items, one a tensor",
+                         std::to_string(tensors));
+  }
+  arrays_.reserve(4 * tensors);
+  for (size_t tensor = 0; tensor < tensors; ++tensor) {
+    add(argument, from[tensor], lengths[tensor]);
+  }
+}
+
+void FeedbackArrays::add(Argument argument, nb::handle item, size_t coordinates) {
+  const auto [kept, next, sent, next_sent] =
+      nb::cast<std::tuple<nb::object, nb::object, nb::object, nb::object>>(item);
+  const int64_t count = int64_t(coordinates);
+  const int64_t chunks = int64_t((blocks_of(coordinates) + kChunkBlocks - 1) / kChunkBlocks);
+  const size_t at = arrays_.size();
+  arrays_.emplace_back(kept, argument, Access::read, count);
+  arrays_.emplace_back(next, argument, Access::write, count);
+  arrays_.emplace_back(sent, argument, Access::read, chunks);
+  arrays_.emplace_back(next_sent, argument, Access::write, chunks);
+  for (const size_t pair : {at, at + 2}) {
+    if (arrays_[pair].data() != arrays_[pair + 1].data()) {
+      arrays_[pair + 1].must_not_overlap(arrays_[pair]);
+    }
+  }
+  items_.push_back({arrays_[at].items(), arrays_[at + 1].items(), arrays_[at + 2].items(),
+                    arrays_[at + 3].items()});
+}
+
+int64_t shard_of(const char* function, int64_t shard, int64_t lowest, const Geometry& geometry) {
+  if (shard < lowest || shard >= int64_t(geometry.shards)) {
+    Argument{function, "shard"}.wrong_value(
+        std::to_string(lowest) + " to " + std::to_string(geometry.shards - 1),
+        std::to_string(shard));
+  }
+  return shard;
+}
+
 size_t first_of(const char* function, int64_t first_block, size_t blocks,
                 const Geometry& geometry) {
+  if (geometry.chunk_scales && first_block % int64_t(kChunkBlocks)) {
+    Argument{function, "first_block"}.wrong_value(
+        "a multiple of 64, as the geometry has chunk scales", std::to_string(first_block));
+  }
   if (first_block < 0 || size_t(first_block) > geometry.blocks ||
       blocks > geometry.blocks - size_t(first_block)) {
     Argument{function, "first_block"}.wrong_value(

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -109,6 +110,19 @@ class WeighingArrays {
   Weights weights_by_bits_;
 };
 
+// By tensor (kept, next, sent, next_sent), float32: what verdicts leave unsaid, see TallyOptions.
+class FeedbackArrays {
+ public:
+  FeedbackArrays(Argument argument, nanobind::handle from, const std::vector<uint64_t>& lengths);
+  const Feedback* items() const { return items_.data(); }
+
+ private:
+  void add(Argument argument, nanobind::handle item, size_t coordinates);
+
+  std::vector<ItemArray<float>> arrays_;
+  std::vector<Feedback> items_;
+};
+
 // A buffer of one bucket's messages, in which `blocks` blocks from `first` on are meant.
 struct Messages : ItemArray<uint8_t> {
   Messages(nanobind::handle from, const char* function, Access access, const Geometry& geometry);
@@ -119,6 +133,9 @@ struct MessageList : ItemArray<uint8_t> {
   MessageList(nanobind::handle from, Argument argument, Access access, const Geometry& geometry);
   size_t count;
 };
+
+// The shard, after a check that it is `lowest` or one of the geometry's.
+int64_t shard_of(const char* function, int64_t shard, int64_t lowest, const Geometry& geometry);
 
 // The first block as a size, after a check that `blocks` blocks from it lie in the bucket.
 size_t first_of(const char* function, int64_t first_block, size_t blocks, const Geometry& geometry);

@@ -39,7 +39,8 @@ struct PackResult {
   float mean_abs() const;
 };
 
-// Packs one tensor of `count` coordinates into the blocks from `first_block` of the bucket.
+// Packs one tensor of `count` coordinates into the blocks from `first_block` of the bucket. A chunk
+// scale is the mean absolute value over the coordinates of the chunk's active blocks.
 PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages,
                 const Geometry& geometry, size_t first_block, const PackOptions& options);
 
@@ -60,8 +61,9 @@ struct Linear {
 struct Feedback {
   const void* kept = nullptr;  // p'; null: there is no feedback
   void* next = nullptr;        // p; may be `kept`, else it is memory apart
-  // By the tensor's chunks: the scale that they were sent with; then NaN in those that voted, for
-  // it is not known yet, and in others what it was. May be the same memory.
+  // By the tensor's chunks: the scale that they were sent with; then, in those that voted, the
+  // chunk scale, or NaN where messages have none, for it is not known yet, and in others what it
+  // was. May be the same memory.
   const float* sent = nullptr;
   float* next_sent = nullptr;
 };
@@ -121,6 +123,13 @@ struct TallyOptions {
   // others decided, and those of them in which it voted as they did. The others' ties judge nobody.
   uint64_t* judged = nullptr;
   uint64_t* agreed = nullptr;
+
+  // Null: ballots are counted. Else, by tensor, with their coordinates in `lengths`, and chunk
+  // scales: the verdict is the signs and scales of p = s + e, where s is the mean over all ballots
+  // of scale * vote, 0 of those who abstained, and e what the verdict of the step before left
+  // unsaid; float32. A chunk in which nobody voted has no verdict, and its e stays. A scale that is
+  // no number above 0 counts as 0, and what is beyond the numbers as the largest of them.
+  const Feedback* unsaid = nullptr;
 };
 
 struct TallyResult {
@@ -132,8 +141,8 @@ struct TallyResult {
 TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry, uint8_t* verdict,
                   const TallyOptions& options);
 
-// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`. A
-// scale beyond the numbers of the output's type becomes the largest of them: never an infinity.
+// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`, times
+// its chunk's scale where messages have those. A scale beyond the numbers of the output's type becomes the largest of them: never an infinity.
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale);
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,

@@ -67,6 +67,10 @@ void clear_unused(uint8_t* message, const Geometry& geometry, size_t used) {
     store_word(active + word * 8, load_word(active + word * 8) & low_bits(kept));
   }
   if (geometry.nonzero) std::memset(message + geometry.nonzero_offset + used * 8, 0, blank);
+  if (geometry.chunk_scales) {
+    const size_t scales = geometry.scales_offset + (used + kChunkBlocks - 1) / kChunkBlocks * 4;
+    std::memset(message + scales, 0, geometry.trailer_offset - scales);
+  }
   const size_t trailer = geometry.trailer_offset + geometry.trailer_floats * 4;
   std::memset(message + trailer, 0, geometry.message_bytes - trailer);
 }
@@ -102,17 +106,28 @@ std::string name(Ties ties) {
 
 }  // namespace
 
-Geometry::Geometry(int64_t blocks_, int64_t shards_, bool nonzero_, int64_t trailer_floats_)
+Geometry::Geometry(int64_t blocks_, int64_t shards_, bool nonzero_, int64_t trailer_floats_,
+                   bool chunk_scales_)
     : blocks(in_range(blocks_, 0, kMaxBlocks, "blocks")),
       shards(in_range(shards_, 1, kMaxCount, "shards")),
       nonzero(nonzero_),
-      trailer_floats(in_range(trailer_floats_, 0, kMaxCount, "trailer_floats")) {
+      trailer_floats(in_range(trailer_floats_, 0, kMaxCount, "trailer_floats")),
+      chunk_scales(chunk_scales_) {
   shard_blocks = std::max<size_t>(1, (blocks + shards - 1) / shards);
+  if (chunk_scales && blocks % kChunkBlocks) {
+    throw std::invalid_argument(
+        "Geometry: blocks: expected a multiple of 64, as there are chunk scales, got " +
+        std::to_string(blocks));
+  }
+  if (chunk_scales) shard_blocks = (shard_blocks + kChunkBlocks - 1) / kChunkBlocks * kChunkBlocks;
   signs_offset = sizeof(Header);
   active_offset = signs_offset + shard_blocks * 8;
   const size_t active_end = active_offset + round_up_8((shard_blocks + 7) / 8);
   nonzero_offset = nonzero ? active_end : 0;
-  trailer_offset = active_end + (nonzero ? shard_blocks * 8 : 0);
+  const size_t planes_end = active_end + (nonzero ? shard_blocks * 8 : 0);
+  scales_offset = chunk_scales ? planes_end : 0;
+  trailer_offset =
+      planes_end + (chunk_scales ? round_up_8(shard_blocks / kChunkBlocks * sizeof(float)) : 0);
   message_bytes = trailer_offset + round_up_8(trailer_floats * 4);
   if (message_bytes > kMaxBytes / shards) {
     std::ostringstream text;
@@ -130,6 +145,10 @@ void put_blocks(const Blocks& from, uint8_t* messages, const Geometry& geometry,
                      uint8_t* signs = message + geometry.signs_offset + block * 8;
                      std::memcpy(signs, from.signs + done, here * 8);
                      put_bits(message + geometry.active_offset, block, here, from.active >> done);
+                     if (geometry.chunk_scales) {
+                       uint8_t* scales = message + geometry.scales_offset;
+                       std::memcpy(scales + block / kChunkBlocks * 4, &from.scale, 4);
+                     }
                      if (!geometry.nonzero) return;
                      uint8_t* nonzero = message + geometry.nonzero_offset + block * 8;
                      std::memcpy(nonzero, from.nonzero + done, here * 8);
@@ -139,11 +158,16 @@ void put_blocks(const Blocks& from, uint8_t* messages, const Geometry& geometry,
 void get_blocks(Blocks& to, const uint8_t* messages, const Geometry& geometry, size_t first,
                 size_t count) {
   to.active = 0;
+  to.scale = 1;
   for_each_message(messages, geometry, first, count,
                    [&](const uint8_t* message, size_t block, size_t done, size_t here) {
                      const uint8_t* signs = message + geometry.signs_offset + block * 8;
                      std::memcpy(to.signs + done, signs, here * 8);
                      to.active |= get_bits(message + geometry.active_offset, block, here) << done;
+                     if (geometry.chunk_scales) {
+                       const uint8_t* scales = message + geometry.scales_offset;
+                       std::memcpy(&to.scale, scales + block / kChunkBlocks * 4, 4);
+                     }
                      if (!geometry.nonzero) return;
                      const uint8_t* nonzero = message + geometry.nonzero_offset + block * 8;
                      std::memcpy(to.nonzero + done, nonzero, here * 8);

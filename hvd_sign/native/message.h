@@ -13,11 +13,15 @@
 //  * A bucket is its tensors' blocks one after another; it is cut into equal shards, one message
 //    each. Block g is in message g / shard_blocks at g % shard_blocks. Blocks past the bucket's end
 //    are inactive.
+//  * With chunk scales every tensor begins at a multiple of 64 blocks and shards are cut there, so
+//    that a chunk lies in one message, whole: a float32 by which its signs count travels with it.
+//    Blocks between two tensors are inactive.
 //  * A verdict has the same form: sign 1 = negative; activity is the union of the voters'; the
 //    non-zero plane (zero only) has a 0 where the verdict is 0.
 //
 // MESSAGE   header 48 | sign plane 8 x shard_blocks | activity bitmap (bit b of the bitmap = block
-//           b), padded to 8 | [non-zero plane 8 x shard_blocks] | trailer float32[], padded to 8
+//           b), padded to 8 | [non-zero plane 8 x shard_blocks] | [chunk scales float32 x
+//           shard_blocks / 64, padded to 8] | trailer float32[], padded to 8
 #pragma once
 
 #include <cstddef>
@@ -65,24 +69,33 @@ struct Geometry {
   size_t shards;
   bool nonzero;
   size_t trailer_floats;
+  bool chunk_scales;
 
   size_t shard_blocks;
   size_t signs_offset;
   size_t active_offset;
   size_t nonzero_offset;  // 0: the messages have no non-zero plane
+  size_t scales_offset;   // 0: they have no chunk scales
   size_t trailer_offset;
   size_t message_bytes;
   size_t total_bytes;
 
   // Throws std::invalid_argument on a negative or absurd size, and where all messages together have
   // more bytes than memory can.
-  Geometry(int64_t blocks, int64_t shards, bool nonzero, int64_t trailer_floats);
+  Geometry(int64_t blocks, int64_t shards, bool nonzero, int64_t trailer_floats,
+           bool chunk_scales = false);
 
   // How many blocks of the bucket lie in this shard (fewer in the last ones).
   size_t blocks_in(size_t shard) const {
     const size_t first = shard * shard_blocks;
     if (first >= blocks) return 0;
     return blocks - first < shard_blocks ? blocks - first : shard_blocks;
+  }
+
+  // Of the `left` blocks that a tensor has from a chunk's start on: how many of the chunk's are
+  // its own, with those that no other tensor has.
+  size_t chunk_blocks(size_t left) const {
+    return chunk_scales || left > kChunkBlocks ? kChunkBlocks : left;
   }
 };
 
@@ -102,9 +115,11 @@ struct Blocks {
   uint64_t signs[kChunkBlocks];
   uint64_t nonzero[kChunkBlocks];
   uint64_t active;
+  float scale;  // of the chunk, where messages have chunk scales
 };
 
-// Copies `count` <= 64 blocks, from block `first` of the bucket, to and from its messages.
+// Copies `count` <= 64 blocks, from block `first` of the bucket, to and from its messages; with
+// chunk scales they are a chunk, whole.
 void put_blocks(const Blocks& from, uint8_t* messages, const Geometry& geometry, size_t first,
                 size_t count);
 void get_blocks(Blocks& to, const uint8_t* messages, const Geometry& geometry, size_t first,

@@ -17,7 +17,8 @@ using namespace nb::literals;
 
 namespace hvd_sign {
 
-void define_pack(nb::module_& m);  // in pack_module.cpp
+void define_pack(nb::module_& m);   // in pack_module.cpp
+void define_tally(nb::module_& m);  // in tally_module.cpp
 
 namespace {
 
@@ -26,15 +27,6 @@ Kind kind_of(const char* function, int64_t kind) {
     Argument{function, "kind"}.wrong_value("BALLOT (1) or VERDICT (2)", std::to_string(kind));
   }
   return Kind(kind);
-}
-
-int64_t shard_of(const char* function, int64_t shard, int64_t lowest, const Geometry& geometry) {
-  if (shard < lowest || shard >= int64_t(geometry.shards)) {
-    Argument{function, "shard"}.wrong_value(
-        std::to_string(lowest) + " to " + std::to_string(geometry.shards - 1),
-        std::to_string(shard));
-  }
-  return shard;
 }
 
 uint64_t coin_key_of(nb::int_ seed, const std::string& stream, uint64_t step) {
@@ -124,6 +116,9 @@ void place_into(nb::handle signs, nb::handle active, nb::handle nonzero, nb::han
   const Planes from("place", signs, active, nonzero, Access::read, geometry);
   const Messages to(messages, "place", Access::write, geometry);
   from.must_be_apart_from(to);
+  if (geometry.chunk_scales) {
+    Argument{"place", "geometry"}.wrong_value("one without chunk scales", "one with them");
+  }
   const size_t count = from.signs.size();
   const size_t first = first_of("place", first_block, count, geometry);
   nb::gil_scoped_release release;
@@ -191,55 +186,6 @@ nb::tuple check_in(nb::handle messages, const Geometry& geometry, int64_t kind, 
   return nb::make_tuple(flags, counters);
 }
 
-nb::tuple tally_into(nb::handle ballots, const Geometry& geometry, nb::handle verdict,
-                     int64_t shard, int64_t ties, uint64_t key, nb::handle first_blocks,
-                     nb::handle ordinals, int64_t parity, nb::handle weights, nb::handle lengths,
-                     nb::handle agreed, nb::handle judged) {
-  const MessageList from(ballots, {"tally", "ballots"}, Access::read, geometry);
-  const ItemArray<uint8_t> to(verdict, {"tally", "verdict"}, Access::write,
-                              int64_t(geometry.message_bytes));
-  const ItemArray<int64_t> firsts(first_blocks, {"tally", "first_blocks"}, Access::read);
-  const ItemArray<uint64_t> names(ordinals, {"tally", "ordinals"}, Access::read,
-                                  int64_t(firsts.size()));
-  to.must_not_overlap(from);
-  to.must_not_overlap(firsts);
-  to.must_not_overlap(names);
-  if (from.count >= uint64_t(1) << 31) {
-    from.argument().wrong_value("fewer than 2^31 messages", std::to_string(from.count));
-  }
-  TallyOptions options{size_t(shard_of("tally", shard, 0, geometry)),
-                       ties_of("tally", ties),
-                       key,
-                       firsts.items(),
-                       names.items(),
-                       firsts.size(),
-                       (parity & 1) != 0};
-  const WeighingArrays weighing(weights, lengths, agreed, judged, from.count, firsts.size());
-  weighing.must_be_apart_from({&from, &firsts, &names, &to});
-  weighing.put_into(options);
-  must_fit("tally", options.ties, geometry);
-  const int64_t first = int64_t(options.shard * geometry.shard_blocks);
-  bool ascending = options.tensors > 0 && options.first_blocks[0] <= first;
-  for (size_t tensor = 1; tensor < options.tensors; ++tensor) {
-    ascending &= options.first_blocks[tensor - 1] <= options.first_blocks[tensor];
-  }
-  if (!ascending) {
-    firsts.argument().wrong_value(
-        "ascending blocks, the first at or before the shard's first block " + std::to_string(first),
-        options.tensors == 0 ? "none" : "others");
-  }
-  if (options.first_blocks[0] < -kMaxBlocks) {
-    firsts.argument().wrong_value("blocks from " + std::to_string(-kMaxBlocks) + " on",
-                                  std::to_string(options.first_blocks[0]));
-  }
-  TallyResult result;
-  {
-    nb::gil_scoped_release release;
-    result = tally(from.data(), from.count, geometry, to.data(), options);
-  }
-  return nb::make_tuple(result.ties, result.dead_blocks);
-}
-
 // write_verdict and apply_verdict differ in their kernel alone.
 template <class Kernel>
 void with_verdict(const char* function, const char* name, nb::handle tensor, nb::handle messages,
@@ -269,7 +215,8 @@ std::string describe(const Geometry& geometry) {
   return "Geometry(blocks=" + std::to_string(geometry.blocks) +
          ", shards=" + std::to_string(geometry.shards) +
          ", nonzero=" + (geometry.nonzero ? "True" : "False") +
-         ", trailer_floats=" + std::to_string(geometry.trailer_floats) + ")";
+         ", trailer_floats=" + std::to_string(geometry.trailer_floats) +
+         ", chunk_scales=" + (geometry.chunk_scales ? "True" : "False") + ")";
 }
 
 void choose_from_environment() {
@@ -304,16 +251,18 @@ NB_MODULE(_kernels, m) {
   m.attr("VERDICT") = int(Kind::verdict);
 
   nb::class_<Geometry>(m, "Geometry")
-      .def(nb::init<int64_t, int64_t, bool, int64_t>(), "blocks"_a, "shards"_a, "nonzero"_a = false,
-           "trailer_floats"_a = 0)
+      .def(nb::init<int64_t, int64_t, bool, int64_t, bool>(), "blocks"_a, "shards"_a,
+           "nonzero"_a = false, "trailer_floats"_a = 0, "chunk_scales"_a = false)
       .def_ro("blocks", &Geometry::blocks)
       .def_ro("shards", &Geometry::shards)
       .def_ro("nonzero", &Geometry::nonzero)
       .def_ro("trailer_floats", &Geometry::trailer_floats)
+      .def_ro("chunk_scales", &Geometry::chunk_scales)
       .def_ro("shard_blocks", &Geometry::shard_blocks)
       .def_ro("signs_offset", &Geometry::signs_offset)
       .def_ro("active_offset", &Geometry::active_offset)
       .def_ro("nonzero_offset", &Geometry::nonzero_offset)
+      .def_ro("scales_offset", &Geometry::scales_offset)
       .def_ro("trailer_offset", &Geometry::trailer_offset)
       .def_ro("message_bytes", &Geometry::message_bytes)
       .def_ro("total_bytes", &Geometry::total_bytes)
@@ -340,10 +289,7 @@ NB_MODULE(_kernels, m) {
         "shard"_a = -1);
   m.def("check", &check_in, "messages"_a.none(), "geometry"_a, nb::kw_only(), "kind"_a, "ties"_a,
         "stream"_a, "bucket"_a, "segment"_a, "step"_a, "shard"_a = -1, "ranks"_a = nb::none());
-  m.def("tally", &tally_into, "ballots"_a.none(), "geometry"_a, "verdict"_a.none(), nb::kw_only(),
-        "shard"_a, "ties"_a, "key"_a, "first_blocks"_a.none(), "ordinals"_a.none(), "parity"_a = 0,
-        "weights"_a = nb::none(), "lengths"_a = nb::none(), "agreed"_a = nb::none(),
-        "judged"_a = nb::none());
+  define_tally(m);
   m.def("write_verdict", &write_into, "out"_a.none(), "messages"_a.none(), "geometry"_a,
         "first_block"_a, nb::kw_only(), "scale"_a = 1.0, "bfloat16"_a = false);
   m.def("apply_verdict", &apply_to, "p"_a.none(), "messages"_a.none(), "geometry"_a,

@@ -7,12 +7,20 @@
 namespace hvd_sign {
 namespace {
 
+// The mean of `count` absolute values as it travels; 0 where there are none.
+float mean_of(double sum, uint64_t count) {
+  if (count == 0) return 0;
+  constexpr double kLargest = std::numeric_limits<float>::max();  // fp64 has larger ones
+  return float(std::min(sum / double(count), kLargest));
+}
+
 // Packs one tensor, a chunk at a time.
 class Packer {
  public:
-  Packer(Dtype dtype, bool with_nonzero, const PackOptions& options)
+  Packer(Dtype dtype, const Geometry& geometry, const PackOptions& options)
       : options_(options),
-        with_nonzero_(with_nonzero),
+        with_nonzero_(geometry.nonzero),
+        chunk_scales_(geometry.chunk_scales),
         coins_(options.key, options.ordinal),
         parity_(options.parity ? ~0ull : 0),
         scan_(active_implementation().scan[size_t(dtype)]),
@@ -75,14 +83,23 @@ class Packer {
         if (marked) mark_negative(marked + b * block_bytes_, cast);
       }
     }
-    if (!options_.want_abs) return;
-    result_.abs_sum = abs_sum_(signal, whole, result_.abs_sum);
-    if (rest) result_.abs_sum = abs_sum_(tail_, 1, result_.abs_sum);
+    if (options_.want_abs) result_.abs_sum = sum_from(result_.abs_sum, signal, whole, rest);
+    if (chunk_scales_) {
+      uint64_t voting = uint64_t(__builtin_popcountll(scan.active)) * kBlock;
+      if (rest && (scan.active >> whole & 1)) voting -= kBlock - rest;
+      out.scale = mean_of(sum_from(0, signal, whole, rest), voting);
+    }
   }
 
   const PackResult& result() const { return result_; }
 
  private:
+  // `sum`, and the absolute values of so many whole blocks and of the tail, if there is one.
+  double sum_from(double sum, const uint8_t* signal, size_t whole, size_t rest) const {
+    sum = abs_sum_(signal, whole, sum);
+    return rest ? abs_sum_(tail_, 1, sum) : sum;
+  }
+
   // Sets the sign bits of some of a block's numbers, which are little-endian.
   void mark_negative(uint8_t* block, uint64_t which) const {
     const size_t bytes = block_bytes_ / kBlock;
@@ -93,6 +110,7 @@ class Packer {
 
   const PackOptions& options_;
   const bool with_nonzero_;
+  const bool chunk_scales_;
   const Coins coins_;
   const uint64_t parity_;
   Scan (*const scan_)(const void*, size_t, uint64_t*);
@@ -106,6 +124,9 @@ class Packer {
 // So many coordinates are computed and then packed, in turns: memory is read while they are packed.
 // By 2 blocks one core that copies at 40 GB/s reaches 38, by 8 blocks 31.
 constexpr size_t kBatch = 2 * kBlock;
+
+// The scale of a chunk that is its tensor's, of which the rest is yet to be seen.
+constexpr float kUnknown = std::numeric_limits<float>::quiet_NaN();
 
 // Computes the signal and what is kept next of a chunk beside what was kept, in whose place it
 // comes when the chunk has turned out finite.
@@ -150,15 +171,14 @@ class LinearUpdate {
   // The signal as it is to be kept, or null.
   uint8_t* kept_signal() { return feedback_.kept ? computed_signal_ : nullptr; }
 
-  // Ends the chunk of `count` coordinates that begins at `start`.
-  void keep(size_t start, size_t count, bool finite) const {
+  // Ends the chunk of `count` coordinates that begins at `start`; `sent` is its scale.
+  void keep(size_t start, size_t count, bool finite, float sent) const {
     const bool apart = !signal_is_next_ || feedback_.kept;
     put(next_, state_, apart ? computed_next_ : computed_signal_, start, count, finite);
     if (!feedback_.kept) return;
     put(feedback_.next, feedback_.kept, computed_signal_, start, count, finite);
     const size_t chunk = start / kChunk;
-    feedback_.next_sent[chunk] =
-        finite ? std::numeric_limits<float>::quiet_NaN() : feedback_.sent[chunk];
+    feedback_.next_sent[chunk] = finite ? sent : feedback_.sent[chunk];
   }
 
  private:
@@ -210,22 +230,19 @@ class LinearUpdate {
 
 }  // namespace
 
-float PackResult::mean_abs() const {
-  if (finite_coordinates == 0) return 0;
-  constexpr double kLargest = std::numeric_limits<float>::max();  // fp64 has larger ones
-  return float(std::min(abs_sum / double(finite_coordinates), kLargest));
-}
+float PackResult::mean_abs() const { return mean_of(abs_sum, finite_coordinates); }
 
 PackResult pack(const void* signal, Dtype dtype, size_t count, uint8_t* messages,
                 const Geometry& geometry, size_t first_block, const PackOptions& options) {
-  Packer packer(dtype, geometry.nonzero, options);
+  Packer packer(dtype, geometry, options);
   const uint8_t* data = static_cast<const uint8_t*>(signal);
   for (size_t done = 0; done < count; done += kChunk) {
     const size_t here = std::min(kChunk, count - done);
     Blocks blocks;
+    if (geometry.chunk_scales) blocks = Blocks{};  // those past the tensor's end too
     packer.chunk(data + done * bytes_of(dtype), here, options.block + done / kBlock, blocks);
     put_blocks(blocks, messages, geometry, first_block + done / kBlock,
-               (here + kBlock - 1) / kBlock);
+               geometry.chunk_blocks((here + kBlock - 1) / kBlock));
   }
   return packer.result();
 }
@@ -238,11 +255,12 @@ PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const vo
   if (is_gradient && gradient && !feedback.kept) {
     return pack(gradient, dtype, count, messages, geometry, first_block, options);
   }
-  Packer packer(arithmetic_of(dtype), geometry.nonzero, options);
+  Packer packer(arithmetic_of(dtype), geometry, options);
   LinearUpdate update(gradient, dtype, state, next, linear, feedback, options.ties);
   for (size_t done = 0; done < count; done += kChunk) {
     const size_t here = std::min(kChunk, count - done);
     Blocks blocks;
+    if (geometry.chunk_scales) blocks = Blocks{};
     Scan found{0, 0, true};
     for (size_t first = 0; first < here; first += kBatch) {
       const size_t end = std::min(first + kBatch, here);
@@ -251,9 +269,9 @@ PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const vo
     }
     packer.settle(found, update.signal(), here, options.block + done / kBlock, blocks,
                   update.kept_signal());
-    update.keep(done, here, found.finite);
+    update.keep(done, here, found.finite, geometry.chunk_scales ? blocks.scale : kUnknown);
     put_blocks(blocks, messages, geometry, first_block + done / kBlock,
-               (here + kBlock - 1) / kBlock);
+               geometry.chunk_blocks((here + kBlock - 1) / kBlock));
   }
   return packer.result();
 }
@@ -261,7 +279,7 @@ PackResult pack_linear(const void* gradient, Dtype dtype, size_t count, const vo
 void abstain(uint8_t* messages, const Geometry& geometry, size_t first_block, size_t count) {
   const Blocks none{};
   for (size_t done = 0; done < count; done += kChunkBlocks) {
-    put_blocks(none, messages, geometry, first_block + done, std::min(kChunkBlocks, count - done));
+    put_blocks(none, messages, geometry, first_block + done, geometry.chunk_blocks(count - done));
   }
 }
 

@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <stdexcept>
 
 #include "coin.h"
@@ -141,6 +143,70 @@ void median_of_trailers(const uint8_t* ballots, size_t count, const Geometry& ge
   }
 }
 
+// Says the mean of what one chunk's ballots say, and what was left unsaid before.
+void average(const uint8_t* ballots, size_t count, const Geometry& geometry, size_t block,
+             size_t coordinates, const Feedback& unsaid, const PackOptions& packing,
+             uint8_t* verdict) {
+  const auto write = active_implementation().write[size_t(Dtype::float32)];
+  const size_t blocks = (coordinates + kBlock - 1) / kBlock;
+  alignas(64) float sums[kChunk], said[kChunk];
+  std::fill_n(sums, blocks * kBlock, 0.0f);
+  for (size_t ballot = 0; ballot < count; ++ballot) {
+    Blocks votes;
+    get_blocks(votes, ballots + ballot * geometry.message_bytes, geometry, block, kChunkBlocks);
+    if (!votes.active || !(votes.scale > 0) || !std::isfinite(votes.scale)) continue;
+    uint64_t keep[kChunkBlocks];
+    for (size_t b = 0; b < blocks; ++b) {
+      keep[b] = votes.active >> b & 1 ? (geometry.nonzero ? votes.nonzero[b] : ~0ull) : 0;
+    }
+    write(said, blocks, votes.signs, keep, votes.scale, false);
+    for (size_t i = 0; i < blocks * kBlock; ++i) sums[i] += said[i];
+  }
+  constexpr float kLargest = std::numeric_limits<float>::max() / 4;  // so that p is a number too
+  const float voters = float(count);
+  for (size_t i = 0; i < blocks * kBlock; ++i) {
+    sums[i] = std::min(std::max(sums[i] / voters, -kLargest), kLargest);
+  }
+  pack_linear(sums, Dtype::float32, coordinates, nullptr, nullptr, {0, 1, 0, 0, 1}, unsaid, verdict,
+              geometry, block, packing);
+}
+
+// Decides a shard by the mean of its ballots, chunk by chunk.
+TallyResult tally_means(const uint8_t* ballots, size_t count, const Geometry& geometry,
+                        uint8_t* verdict, const TallyOptions& options) {
+  TallyResult result;
+  const size_t first = options.shard * geometry.shard_blocks;
+  const size_t blocks = geometry.blocks_in(options.shard);
+  size_t tensor = 0;
+  for (size_t done = 0; done < blocks; done += kChunkBlocks) {
+    const int64_t at = int64_t(first + done);
+    while (tensor + 1 < options.tensors && options.first_blocks[tensor + 1] <= at) ++tensor;
+    const size_t block = size_t(at - options.first_blocks[tensor]), start = block * kBlock;
+    const size_t coordinates = std::min(kChunk, size_t(options.lengths[tensor]) - start);
+    uint64_t active = 0;
+    for (size_t ballot = 0; ballot < count; ++ballot) {
+      active |= load_word(ballots + ballot * geometry.message_bytes + geometry.active_offset +
+                          done / 8);
+    }
+    const Feedback& whole = options.unsaid[tensor];
+    const size_t chunk = block / kChunkBlocks;
+    const Feedback here{static_cast<const float*>(whole.kept) + start,
+                        static_cast<float*>(whole.next) + start, whole.sent + chunk,
+                        whole.next_sent + chunk};
+    if (active) {
+      average(ballots, count, geometry, done, coordinates, here,
+              {options.ties, options.key, options.parity, options.ordinals[tensor], false, block},
+              verdict);
+    } else {
+      put_blocks(Blocks{}, verdict, geometry, done, kChunkBlocks);
+      if (here.next != here.kept) std::memcpy(here.next, here.kept, coordinates * sizeof(float));
+      *here.next_sent = *here.sent;
+      result.dead_blocks += (coordinates + kBlock - 1) / kBlock;
+    }
+  }
+  return result;
+}
+
 }  // namespace
 
 void Weights::assign(const int8_t* weights, size_t count) {
@@ -168,6 +234,7 @@ void Weights::assign(const int8_t* weights, size_t count) {
 
 TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry, uint8_t* verdict,
                   const TallyOptions& options) {
+  if (options.unsaid) return tally_means(ballots, count, geometry, verdict, options);
   TallyResult result;
   CoinsOfBucket coins(options), tensors(options);
   // The verdict is one message by itself: as if the bucket had only this shard's blocks.

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +71,8 @@ class Round(ABC):
     messages: Messages
 
     def __init__(self, subject: Subject) -> None:
-        self.bucket, self.rule, self.algorithm, self.options, self.transport, self.stream = subject
+        bucket, self.rule, self.algorithm, self.options, self.transport, self.stream = subject
+        self.bucket = replace(bucket, chunked=self.algorithm.averages)
         self.states = States(
             self.algorithm,
             self.bucket.specs,

@@ -45,7 +45,7 @@ def make_round(subject: Subject) -> Round:
             subject.options,
             subject.transport,
             dense=summable,
-            weighs=subject.rule.weighs or subject.rule.learns,
+            weighs=subject.rule.weighs or subject.rule.learns or subject.algorithm.averages,
         )
         subject = subject._replace(options=options)
     if subject.options.exchange == DENSE:
@@ -68,7 +68,7 @@ def choose_exchange(
         options: whose ``fallback`` may allow a dense allreduce.
         transport: connects the voters.
         dense: False if nothing can fall back.
-        weighs: the rule weighs ranks.
+        weighs: the rule weighs ranks, or their mean is taken.
     """
     coordinates = bucket.blocks * BLOCK
     dense = dense and options.fallback is not None
@@ -106,6 +106,17 @@ def check_possible(options: VoteOptions, transport: Transport, rule: VoteRule) -
                 "ranks"
             )
     algorithm = make_algorithm(options.algorithm)
+    if algorithm.averages:
+        if not rule.counts_once:
+            raise ValueError(
+                f"op: algorithm={algorithm!r} takes the mean of what ranks say, which no rule "
+                f"decides; expected MajorityVote, got {rule}"
+            )
+        if options.exchange != AUTO and not get_exchange(options.exchange).of_ranks:
+            raise ValueError(
+                f"exchange: {options.exchange!r} counts ballots of nodes, but "
+                f"algorithm={algorithm!r} takes the mean of the ranks'"
+            )
     if algorithm.feedback and options.scale != "mean_abs":
         raise ValueError(
             f"scale: algorithm={algorithm!r} keeps what its mean absolute value, sent with the "

@@ -56,7 +56,8 @@ class NativeRound(Round):
             )
         assert transport.native is not None
         self._native = transport.native
-        geometry = kernels.Geometry(bucket.blocks, 1, options.ties == "zero", 0)
+        averages = self.algorithm.averages
+        geometry = kernels.Geometry(bucket.blocks, 1, options.ties == "zero", 0, averages)
         parity = bool(transport.rank & 1)
         self.messages = Messages(bucket, options, geometry, parity=parity)
         self._plan = self._native.module.plan(
@@ -72,6 +73,7 @@ class NativeRound(Round):
             segment_blocks=segment_blocks,
             depth=DEPTH,
             counted=self.rule.learns,
+            averaged=averages,
             ballots=self.messages.ballots,
             verdicts=self.messages.verdicts,
         )
@@ -115,6 +117,7 @@ class NativeRound(Round):
             keep=not all(taken),
             trace=observers.timeline is not None,
             weights=None if self.weights is None else self.weights.tolist(),
+            unsaid=self.states.unsaid() if self.algorithm.averages else None,
         )
         pending = self._native.submit(vote)
         try:

@@ -34,13 +34,15 @@ class ReferenceRound(Round):
         super().__init__(subject)
         self.exchange = get_exchange(self.options.exchange)(self.transport)
         shards = self.exchange.shards
-        scales = -(-len(self.bucket.specs) // shards) if self.options.scale != "none" else 0
+        averages = self.algorithm.averages
+        scaled = self.options.scale != "none" and not averages
+        scales = -(-len(self.bucket.specs) // shards) if scaled else 0
         # Behind the scales: two counts a voter, which are aligned.
         self._counts = 4 * self.judged.size
         floats = (scales + 1) // 2 * 2 + self._counts if self.rule.learns else scales
         self._scales = scales
         exact = self.options.ties == "zero"
-        geometry = kernels.Geometry(self.bucket.blocks, shards, exact, floats)
+        geometry = kernels.Geometry(self.bucket.blocks, shards, exact, floats, averages)
         self.messages = Messages(self.bucket, self.options, geometry, parity=self.exchange.parity)
         self.received = np.zeros(geometry.message_bytes * self.exchange.voters, np.uint8)
         self.verdict = np.zeros(geometry.message_bytes, np.uint8)
@@ -130,6 +132,20 @@ class ReferenceRound(Round):
     ) -> Tally:
         """Lets the rule decide ballots of a shard, with coins of its own for ties."""
         messages = self.messages
+        if messages.averaged:
+            means = kernels.tally_means(
+                ballots,
+                messages.geometry,
+                verdict,
+                shard=shard,
+                ties=messages.ties,
+                key=key,
+                first_blocks=self.bucket.first_blocks[:-1],
+                ordinals=self.bucket.ordinals,
+                lengths=self.bucket.lengths,
+                unsaid=self.states.unsaid(),
+            )
+            return Tally(*means)
         judged = agreed = None
         if self.rule.learns:
             judged, agreed = np.zeros((2, self.judged.size), np.uint64)

@@ -12,8 +12,8 @@ def normal(x):
     return np.where(np.abs(x) < TINY, np.float32(0), x)
 
 
-def mean_abs(values):
-    """In fp32 by the kernels' order of additions: lanes of a block, and then its tree."""
+def abs_sum(values):
+    """By the kernels' order of additions: lanes of a block, and then its tree, in fp32."""
     rows = np.zeros((-(-values.size // 64), 8, 8), np.float32)
     rows.reshape(-1)[: values.size] = np.abs(values)
     lanes = rows[:, 0]
@@ -21,7 +21,11 @@ def mean_abs(values):
         lanes = lanes + rows[:, row]
     four = lanes[:, :4] + lanes[:, 4:]
     blocks = (four[:, 0] + four[:, 2]) + (four[:, 1] + four[:, 3])
-    return np.float32(blocks.sum(dtype=np.float64) / values.size)
+    return blocks.sum(dtype=np.float64)
+
+
+def mean_abs(values):
+    return np.float32(abs_sum(values) / values.size)
 
 
 class Rank:

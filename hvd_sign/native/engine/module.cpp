@@ -38,19 +38,19 @@ struct PyPlan {
 
 struct PyVote {
   std::shared_ptr<Vote> vote;
-  nb::object plan, operands;
+  nb::object plan, operands, unsaid;
 };
 
 PyPlan make_plan(const std::vector<std::tuple<size_t, size_t, uint64_t>>& tensors, size_t blocks,
                  uint16_t ties, Owners owners, bool scaled, size_t rank, size_t voters,
                  uint32_t stream, uint32_t bucket, size_t segment_blocks, size_t depth,
-                 bool counted, nb::object ballots, nb::object verdicts) {
+                 bool counted, bool averaged, nb::object ballots, nb::object verdicts) {
   std::vector<Tensor> all;
   for (const auto& [first, count, ordinal] : tensors) all.push_back({first, count, ordinal});
-  const PlanSettings settings{Ties(ties), std::move(owners), scaled, rank,   voters, stream,
-                              bucket,     segment_blocks,    depth,  counted};
+  const PlanSettings settings{Ties(ties), std::move(owners), scaled, rank,    voters,  stream,
+                              bucket,     segment_blocks,    depth,  counted, averaged};
   check_plan(all, blocks, settings);
-  const Geometry whole(int64_t(blocks), 1, settings.ties == Ties::zero, 0);
+  const Geometry whole(int64_t(blocks), 1, settings.ties == Ties::zero, 0, averaged);
   const ItemArray<uint8_t> full(ballots, {"plan", "ballots"}, Access::write,
                                 int64_t(whole.total_bytes));
   const ItemArray<uint8_t> decided(verdicts, {"plan", "verdicts"}, Access::write,
@@ -109,12 +109,12 @@ PyVote make_vote(nb::object plan) {
   vote->plan = nb::cast<PyPlan&>(plan).plan;
   vote->operands.resize(vote->plan->tensors.size());
   vote->done = true;
-  return {std::move(vote), std::move(plan), nb::none()};
+  return {std::move(vote), std::move(plan), nb::none(), nb::none()};
 }
 
 void begin_vote(PyVote& self, nb::list operands, uint64_t step, uint64_t zero_key, uint64_t tie_key,
                 bool joined, bool keep, bool trace,
-                const std::optional<std::vector<int8_t>>& weights) {
+                const std::optional<std::vector<int8_t>>& weights, nb::object unsaid) {
   Vote& vote = *self.vote;
   if (!vote.done.load(std::memory_order_acquire)) {
     throw std::runtime_error("Vote.begin: it is under way");
@@ -143,7 +143,14 @@ void begin_vote(PyVote& self, nb::list operands, uint64_t step, uint64_t zero_ke
     const std::vector<int8_t> given = weights.value_or(std::vector<int8_t>(voters, 1));
     vote.weights.assign(given.data(), given.size());
   }
+  if (vote.plan->settings.averaged) {
+    std::vector<uint64_t> counts;
+    for (const Tensor& tensor : vote.plan->tensors) counts.push_back(tensor.count);
+    const FeedbackArrays arrays({"vote", "unsaid"}, unsaid, counts);
+    for (size_t t = 0; t < counts.size(); ++t) vote.operands[t].unsaid = arrays.items()[t];
+  }
   self.operands = std::move(operands);
+  self.unsaid = std::move(unsaid);
 }
 
 nb::dict totals(const PyVote& self) {
@@ -203,11 +210,11 @@ NB_MODULE(_engine, m) {
       .def_prop_ro("scales", [](const PyPlan& self) { return self.plan->scales; });
   m.def("plan", &make_plan, nb::kw_only(), "tensors"_a, "blocks"_a, "ties"_a, "owners"_a,
         "scaled"_a, "rank"_a, "voters"_a, "stream"_a, "bucket"_a, "segment_blocks"_a, "depth"_a,
-        "counted"_a, "ballots"_a, "verdicts"_a);
+        "counted"_a, "averaged"_a, "ballots"_a, "verdicts"_a);
 
   nb::class_<PyVote>(m, "Vote")
       .def("begin", &begin_vote, nb::kw_only(), "operands"_a, "step"_a, "zero_key"_a, "tie_key"_a,
-           "joined"_a, "keep"_a, "trace"_a, "weights"_a = nb::none())
+           "joined"_a, "keep"_a, "trace"_a, "weights"_a = nb::none(), "unsaid"_a = nb::none())
       .def("test",
            [](const PyVote& self) { return self.vote->done.load(std::memory_order_acquire); })
       .def_prop_ro("error", [](const PyVote& self) { return self.vote->error; })

@@ -44,6 +44,16 @@ size_t blocks_of(const Tensor& tensor) {
   return tensor.count / kBlock + (tensor.count % kBlock != 0);
 }
 
+// What so many blocks take up: whole chunks where verdicts are means.
+size_t padded(size_t blocks, const PlanSettings& settings) {
+  return settings.averaged ? (blocks + kChunkBlocks - 1) / kChunkBlocks * kChunkBlocks : blocks;
+}
+
+Geometry geometry(const PlanSettings& settings, size_t blocks, size_t shards, size_t scales) {
+  return Geometry(int64_t(blocks), int64_t(shards), settings.ties == Ties::zero,
+                  int64_t(trailer_floats(settings, scales)), settings.averaged);
+}
+
 }  // namespace
 
 void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSettings& settings) {
@@ -57,7 +67,7 @@ void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSet
       wrong("tensors", who + " at block " + std::to_string(end) + ", where the one before it ends",
             "block " + std::to_string(tensors[t].first_block));
     }
-    const size_t count = blocks_of(tensors[t]);
+    const size_t count = padded(blocks_of(tensors[t]), settings);
     if (count > blocks - end) {
       wrong("tensors", who + " within the bucket's " + std::to_string(blocks) + " blocks",
             std::to_string(count) + " blocks from " + std::to_string(end) + " on");
@@ -83,10 +93,9 @@ void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSet
   at_least_one("owners", settings.owners.size());
   for (const std::vector<size_t>& owners : settings.owners) check_owners(owners, settings.voters);
   const size_t shards = settings.owners.size();
-  const size_t largest = std::min(settings.segment_blocks, blocks);
+  const size_t largest = padded(std::min(settings.segment_blocks, blocks), settings);
   const size_t scales = settings.scaled ? (tensors.size() + shards - 1) / shards : 0;
-  const Geometry segment(int64_t(largest), int64_t(shards), settings.ties == Ties::zero,
-                         int64_t(trailer_floats(settings, scales)));
+  const Geometry segment = geometry(settings, largest, shards, scales);
   if (segment.message_bytes > kMaxMessage) {
     wrong("segment_blocks", "messages of at most " + std::to_string(kMaxMessage) + " bytes",
           std::to_string(settings.segment_blocks) + ", whose have " +
@@ -95,11 +104,8 @@ void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSet
 }
 
 Segment::Segment(size_t first, std::vector<Piece> all, const std::vector<Tensor>& tensors,
-                 size_t shards, bool nonzero, size_t trailer_floats)
-    : first_block(first),
-      pieces(std::move(all)),
-      geometry(pieces.empty() ? 0 : int64_t(pieces.back().first + pieces.back().blocks),
-               int64_t(shards), nonzero, int64_t(trailer_floats)) {
+                 const Geometry& geometry)
+    : first_block(first), pieces(std::move(all)), geometry(geometry) {
   for (const Piece& piece : pieces) {
     first_blocks.push_back(int64_t(piece.first) - int64_t(piece.block));
     ordinals.push_back(tensors[piece.tensor].ordinal);
@@ -151,7 +157,9 @@ std::vector<uint32_t> speakers_of(const Owners& owners) {
 
 }  // namespace
 
-size_t Plan::trailer(size_t scales) const { return trailer_floats(settings, scales); }
+Geometry Plan::geometry_of(size_t blocks, size_t scales) const {
+  return geometry(settings, blocks, shards(), scales);
+}
 
 uint64_t* Plan::counts(uint8_t* message, const Geometry& geometry) const {
   const size_t end = geometry.trailer_offset + geometry.trailer_floats * sizeof(float);
@@ -167,7 +175,7 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
            uint8_t* decided)
     : tensors(std::move(all)),
       settings(chosen),
-      whole(int64_t(blocks), 1, chosen.ties == Ties::zero, 0),
+      whole(int64_t(blocks), 1, chosen.ties == Ties::zero, 0, chosen.averaged),
       ballots(full),
       verdicts(decided),
       scales(tensors.size()),
@@ -175,13 +183,12 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
       mine(owned_by(settings.owners, settings.rank)),
       speakers(speakers_of(settings.owners)),
       scales_per_message_((tensors.size() + shards() - 1) / shards()) {
-  const bool nonzero = settings.ties == Ties::zero;
   // Cuts lie between chunks of 4096 coordinates, so that NaN means the same wherever they are.
   const size_t aim = std::max(settings.segment_blocks / kChunkBlocks, size_t(1)) * kChunkBlocks;
   std::vector<Piece> pieces;
   size_t filled = 0, start = 0;
   const auto close = [&] {
-    segments.emplace_back(start, std::move(pieces), tensors, shards(), nonzero, trailer(0));
+    segments.emplace_back(start, std::move(pieces), tensors, geometry_of(filled, 0));
     pieces.clear();
     start += filled;
     filled = 0;
@@ -197,14 +204,14 @@ Plan::Plan(std::vector<Tensor> all, size_t blocks, const PlanSettings& chosen, u
       const size_t take = std::min(room, total - block);
       const size_t count = std::min(take * kBlock, tensors[t].count - block * kBlock);
       pieces.push_back({t, block, filled, take, count});
-      filled += take;
+      filled += padded(take, settings);
       block += take;
     }
   }
   if (filled > 0 || segments.empty()) close();
   if (settings.scaled) {
-    segments.emplace_back(start, std::vector<Piece>{}, tensors, shards(), nonzero,
-                          trailer(scales_per_message_));
+    segments.emplace_back(start, std::vector<Piece>{}, tensors,
+                          geometry_of(0, scales_per_message_));
   }
 
   size_t message = 0, total = 0;

@@ -37,7 +37,7 @@ struct Part {
 // blocks: it carries the tensors' scales, which are known when all else is packed.
 struct Segment {
   Segment(size_t first_block, std::vector<Piece> pieces, const std::vector<Tensor>& tensors,
-          size_t shards, bool nonzero, size_t trailer_floats);
+          const Geometry& geometry);
 
   size_t first_block;  // of the bucket
   std::vector<Piece> pieces;
@@ -65,6 +65,7 @@ struct PlanSettings {
   size_t segment_blocks;  // aimed at
   size_t depth;           // segments in flight at most
   bool counted = false;   // verdicts carry how often each voter agreed with the others
+  bool averaged = false;  // they are means, see TallyOptions::unsaid
 };
 
 // A segment under way: its buffers, made once.
@@ -75,7 +76,8 @@ struct SegmentBuffers {
 };
 
 // Checks what a plan is made of, as it comes from outside. Throws std::invalid_argument, naming the
-// first argument that does not fit: the tensors must fill the bucket, one after another.
+// first argument that does not fit: the tensors must fill the bucket, one after another, and where
+// verdicts are means each from a whole chunk on.
 void check_plan(const std::vector<Tensor>& tensors, size_t blocks, const PlanSettings& settings);
 
 class Plan {
@@ -111,7 +113,7 @@ class Plan {
   uint64_t* counts(uint8_t* message, const Geometry& geometry) const;
 
  private:
-  size_t trailer(size_t scales) const;
+  Geometry geometry_of(size_t blocks, size_t scales) const;
 
   size_t scales_per_message_;
 };

@@ -43,7 +43,7 @@ float* trailer(uint8_t* messages, const Geometry& geometry, size_t message) {
 void copy_blocks(const uint8_t* from, const Geometry& from_geometry, size_t from_first, uint8_t* to,
                  const Geometry& to_geometry, size_t to_first, size_t count) {
   for (size_t done = 0; done < count; done += kChunkBlocks) {
-    const size_t here = std::min(kChunkBlocks, count - done);
+    const size_t here = from_geometry.chunk_blocks(count - done);
     Blocks blocks{};
     get_blocks(blocks, from, from_geometry, from_first + done, here);
     put_blocks(blocks, to, to_geometry, to_first + done, here);
@@ -302,6 +302,14 @@ void Stream::tally_segment(Travelling& at, size_t position) {
     counts_.assign(2 * plan.settings.voters, 0);
     options.judged = counts_.data();
     options.agreed = counts_.data() + plan.settings.voters;
+  }
+  if (plan.settings.averaged) {
+    unsaid_.clear();
+    for (const Piece& piece : at.segment->pieces) {
+      unsaid_.push_back(vote.operands[piece.tensor].unsaid);
+    }
+    options.lengths = at.segment->lengths.data();
+    options.unsaid = unsaid_.data();
   }
   vote.totals.ties += tally(received, plan.settings.voters, geometry, verdict, options).ties;
   if (plan.settings.counted) {

@@ -27,6 +27,7 @@ struct Operand {
   const uint8_t* state = nullptr;
   uint8_t* next = nullptr;
   Feedback feedback;
+  Feedback unsaid;  // of the shards that this voter tallies, where verdicts are means
   // Of a signal that was packed elsewhere; added to by packing here.
   PackResult packed;
 };
@@ -110,6 +111,7 @@ class Stream {
   std::vector<PackResult> packed_;              // of a segment's parts
   std::vector<Parcel> out_, in_;
   std::vector<uint64_t> counts_;
+  std::vector<Feedback> unsaid_;
   std::vector<uint16_t> flags_;
   std::vector<uint32_t> counters_;
   std::string broken_;
