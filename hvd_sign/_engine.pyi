@@ -69,7 +69,7 @@ def plan(
     segment_blocks: int,
     depth: int,
     counted: bool,
-    averaged: bool,
+    averaged: bool = False,
     ballots: Any,
     verdicts: Any,
 ) -> Plan: ...

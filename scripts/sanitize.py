@@ -24,7 +24,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 NATIVE = REPO / "hvd_sign" / "native"
 BUILD = REPO / "build" / "sanitize"
-# module.cpp, pack_module.cpp, arrays.cpp and nanobind.cpp are Python's.
+# Files called module, arrays.cpp and nanobind.cpp are Python's.
 KERNELS = [
     NATIVE / f"{name}.cpp"
     for name in (

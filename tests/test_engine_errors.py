@@ -61,6 +61,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tensors": [(0, 130, 0)]}, "plan: blocks: expected 3, the tensors', got 4"),
     ({"tensors": []}, "plan: blocks: expected 0, the tensors', got 4"),
     (
+        {"averaged": True, "blocks": 128},
+        "plan: tensors: expected tensor 1 at block 64, where the one before it ends, got block 3",
+    ),
+    (
         {"blocks": 2**64 - 1},
         "plan: blocks: expected at most 281474976710656, got 18446744073709551615",
     ),

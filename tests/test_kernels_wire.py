@@ -192,7 +192,13 @@ def test_geometry() -> None:
     assert g.message_bytes == 1120
     assert kernels.Geometry(0, 3).shard_blocks == 1
     assert kernels.Geometry(64, 1).message_bytes == 48 + 512 + 8
-    assert repr(g) == "Geometry(blocks=65, shards=1, nonzero=True, trailer_floats=3)"
+    text = "Geometry(blocks=65, shards=1, nonzero=True, trailer_floats=3, chunk_scales=False)"
+    assert repr(g) == text
+    g = kernels.Geometry(192, 2, True, 1, True)  # shards are cut between chunks
+    assert (g.shard_blocks, g.chunk_scales) == (128, True)
+    assert (g.active_offset, g.nonzero_offset) == (48 + 1024, 48 + 1024 + 16)
+    assert (g.scales_offset, g.trailer_offset) == (48 + 1024 + 16 + 1024, 48 + 1024 + 16 + 1024 + 8)
+    assert g.message_bytes == g.trailer_offset + 8
 
 
 def test_blocks_lie_across_messages() -> None:

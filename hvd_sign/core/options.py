@@ -68,7 +68,10 @@ class VoteOptions:
             of its ranks, or the sign of their ``"mean"`` in fp32.
         algorithm: chooses the signal that is voted on: an ``Algorithm``, or the name of one:
             ``"sign"`` (default), the gradient itself; ``"signum"`` or ``"lion"``, which keep
-            momentum on each rank. In a single vote what is kept belongs to its name.
+            momentum on each rank; ``"ef_sign"``, which keeps what ballots left unsaid; or
+            ``"onebit"``, by which the verdict is no majority but the ranks' mean, told by signs
+            with a scale for each 4096 coordinates. In a single vote what is kept belongs to its
+            name.
         fallback: ``"allreduce"`` lets ``exchange="auto"`` take a dense fp32 allreduce for buckets
             that the cost model expects it to be faster for: the sign of the mean, or with ``scale``
             the mean itself, however far one rank moves it. None (default): everything is voted on.

@@ -1,4 +1,4 @@
-"""What the bindings' ``SignSGD``, ``Signum`` and ``Lion`` share."""
+"""What the bindings' optimizers share that step by votes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class OfSigns(Protocol):
 
     def vote_keywords(self) -> dict[str, Any]:
         """By which keywords of ``hvd_sign.VoteOptions`` a vote does what this optimizer does."""
+        ...
+
+    def training_keywords(self) -> dict[str, Any]:
+        """By which keywords of ``hvd_sign.TrainingOptions``."""
         ...
 
 
@@ -63,3 +67,29 @@ def keywords_for(
         return given, None
     own = optimizer.vote_keywords()
     return own | {name: value for name, value in given.items() if value is not None}, own
+
+
+def training_for(
+    optimizer: OfSigns | None, own: dict[str, Any] | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Keywords of ``hvd_sign.TrainingOptions``, with those that an optimizer needs.
+
+    Args:
+        optimizer: None: it is none of signs.
+        own: of ``keywords_for()``.
+        given: the user's.
+
+    Raises:
+        ValueError: the optimizer's are others, or its algorithm is not the votes'.
+    """
+    needed = {} if optimizer is None else optimizer.training_keywords()
+    if needed and own is None:
+        raise ValueError(
+            f"compression, algorithm: {type(optimizer).__name__} has its own, got another one"
+        )
+    for name, value in needed.items():
+        if given.get(name, value) != value:
+            raise ValueError(
+                f"{name}: expected {value}, as of {type(optimizer).__name__}, got {given[name]}"
+            )
+    return {**given, **needed}

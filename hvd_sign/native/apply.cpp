@@ -19,7 +19,8 @@ void prefetch_signs(const uint8_t* messages, const Geometry& geometry, size_t fi
 }
 
 // Reads the verdict of `count` coordinates block by block, and calls whole(data, blocks, signs,
-// keep, chunk scale) on the tensor itself, or on a copy of its last block where that is not a whole one.
+// keep, chunk scale) on the tensor itself, or on a copy of its last block where that is not a whole
+// one.
 template <class Whole>
 void for_each_chunk(uint8_t* data, size_t item, size_t count, const uint8_t* messages,
                     const Geometry& geometry, size_t first_block, Whole whole) {
@@ -80,11 +81,9 @@ void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double lr) {
   const auto apply = active_implementation().apply[size_t(dtype)];
-  for_each_chunk(
-      static_cast<uint8_t*>(p), bytes_of(dtype), count, messages, geometry, first_block,
-      [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep, float chunk) {
-        apply(at, blocks, signs, keep, lr * chunk);
-      });
+  for_each_chunk(static_cast<uint8_t*>(p), bytes_of(dtype), count, messages, geometry, first_block,
+                 [=](void* at, size_t blocks, const uint64_t* signs, const uint64_t* keep,
+                     float chunk) { apply(at, blocks, signs, keep, lr * chunk); });
 }
 
 }  // namespace hvd_sign

@@ -128,7 +128,7 @@ struct TallyOptions {
   // scales: the verdict is the signs and scales of p = s + e, where s is the mean over all ballots
   // of scale * vote, 0 of those who abstained, and e what the verdict of the step before left
   // unsaid; float32. A chunk in which nobody voted has no verdict, and its e stays. A scale that is
-  // no number above 0 counts as 0, and what is beyond the numbers as the largest of them.
+  // no number above 0 counts as 0, and a mean beyond a quarter of the largest number as that.
   const Feedback* unsaid = nullptr;
 };
 
@@ -141,8 +141,9 @@ struct TallyResult {
 TallyResult tally(const uint8_t* ballots, size_t count, const Geometry& geometry, uint8_t* verdict,
                   const TallyOptions& options);
 
-// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`, times
-// its chunk's scale where messages have those. A scale beyond the numbers of the output's type becomes the largest of them: never an infinity.
+// out = scale * V and p -= lr * V, for the verdict V of `count` coordinates from `first_block`,
+// times its chunk's scale where messages have those. A scale beyond the numbers of the output's
+// type becomes the largest of them: never an infinity.
 void write_verdict(void* out, Dtype dtype, size_t count, const uint8_t* messages,
                    const Geometry& geometry, size_t first_block, double scale);
 void apply_verdict(void* p, Dtype dtype, size_t count, const uint8_t* messages,

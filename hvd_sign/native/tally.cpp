@@ -185,8 +185,8 @@ TallyResult tally_means(const uint8_t* ballots, size_t count, const Geometry& ge
     const size_t coordinates = std::min(kChunk, size_t(options.lengths[tensor]) - start);
     uint64_t active = 0;
     for (size_t ballot = 0; ballot < count; ++ballot) {
-      active |= load_word(ballots + ballot * geometry.message_bytes + geometry.active_offset +
-                          done / 8);
+      active |=
+          load_word(ballots + ballot * geometry.message_bytes + geometry.active_offset + done / 8);
     }
     const Feedback& whole = options.unsaid[tensor];
     const size_t chunk = block / kChunkBlocks;

@@ -76,8 +76,9 @@ nb::tuple tally_means_into(nb::handle ballots, const Geometry& geometry, nb::han
   const int64_t tensors = int64_t(firsts.size());
   const ItemArray<uint64_t> names(ordinals, {function, "ordinals"}, Access::read, tensors);
   const ItemArray<uint64_t> sizes(lengths, {function, "lengths"}, Access::read, tensors);
-  for (const Array* input : {static_cast<const Array*>(&from), static_cast<const Array*>(&firsts),
-                             static_cast<const Array*>(&names), static_cast<const Array*>(&sizes)}) {
+  for (const Array* input :
+       {static_cast<const Array*>(&from), static_cast<const Array*>(&firsts),
+        static_cast<const Array*>(&names), static_cast<const Array*>(&sizes)}) {
     to.must_not_overlap(*input);
   }
   if (!geometry.chunk_scales) {

@@ -8,8 +8,9 @@ from hvd_sign.core import kernels
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.stats import VoteStats
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.engine.progress import Handle, Stream, Task
-from hvd_sign.runtime.sessions import VoteSession
+from hvd_sign.runtime.sessions import DEFAULTS, VoteSession
 from hvd_sign.transports import LocalTransport
 from hvd_sign.transports.communication import Pending
 from hvd_sign.votes import MajorityVote
@@ -43,6 +44,8 @@ class LoneStream(Stream):
         return task.handle
 
 
-def lone_session(specs: Sequence[TensorSpec], options: VoteOptions) -> VoteSession:
+def lone_session(
+    specs: Sequence[TensorSpec], options: VoteOptions, training: TrainingOptions = DEFAULTS
+) -> VoteSession:
     """A session of one rank, in which what ranks would decide together is this one's ballot."""
-    return VoteSession(LoneStream(), specs, MajorityVote(), options)
+    return VoteSession(LoneStream(), specs, MajorityVote(), options, training=training)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hvd_sign.algorithms import make_algorithm
+from hvd_sign.algorithms import Sign, make_algorithm
 from hvd_sign.core import kernels
 from hvd_sign.core.buckets import Bucket, TensorSpec, apart, plan_buckets
 from hvd_sign.core.observe import observers
@@ -56,8 +56,8 @@ class VoteSession:
         bucket_bytes: size of a bucket, in bytes of fp32 gradient, or ``"auto"`` to plan it from
             the link's measured constants.
         groups: positions of tensors that share a bucket; replaces ``bucket_bytes``.
-        told: ordinals of tensors that are no gradients: the majority decides them, whatever the
-            rule, which neither weighs them nor learns from them.
+        told: ordinals of tensors that are no gradients: the majority decides them, whatever rule
+            and algorithm; the rule neither weighs them nor learns from them.
         training: the same on all ranks.
 
     Attributes:
@@ -88,7 +88,7 @@ class VoteSession:
         self.options = options
         self._algorithm = algorithm = make_algorithm(options.algorithm)
         majority = MajorityVote()
-        told = () if rule == majority else told
+        told = () if rule == majority and not algorithm.averages else told
 
         def make() -> list[Round]:
             size = bucket_bytes
@@ -97,8 +97,10 @@ class VoteSession:
                 size = planned_bucket_bytes(sizes, options, stream.transport)
             where, rounds = (stream.transport, stream.number), []
             for bucket in apart(plan_buckets(specs, size, groups), told):
-                decides = majority if bucket.specs[0].ordinal in told else rule
-                subject = Subject(bucket, decides, algorithm, options, *where)
+                decided = (rule, algorithm)
+                if bucket.specs[0].ordinal in told:
+                    decided = (majority, Sign() if algorithm.averages else algorithm)
+                subject = Subject(bucket, *decided, options, *where)
                 dense = not bucket.specs[0].vote
                 rounds.append(MeanRound(subject) if dense else make_round(subject))
             return rounds

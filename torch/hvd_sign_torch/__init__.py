@@ -28,6 +28,7 @@ else:
 
 from hvd_sign import MajorityVote, VoteCompressor, VoteStats, reset_vote_stats, vote_stats
 from hvd_sign_torch.checkpoints import load_checkpoint, save_checkpoint
+from hvd_sign_torch.onebit_adam import OneBitAdam
 from hvd_sign_torch.ops import (
     allreduce,
     allreduce_,

@@ -18,7 +18,8 @@ from hvd_sign.frontend.checkpoints import LOAD, Loaded, Ranks, load, save
 from hvd_sign.runtime.checkpoints import common_part, own_part, refitted
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_torch.backend import backend, horovod_api
-from hvd_sign_torch.voting_optimizer import STATE, VotingOptimizer, as_arrays, as_tensors
+from hvd_sign_torch.vote_state import STATE, as_arrays, as_tensors
+from hvd_sign_torch.voting_optimizer import VotingOptimizer
 
 logger = logging.getLogger("hvd_sign")
 

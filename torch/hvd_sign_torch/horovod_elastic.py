@@ -28,7 +28,8 @@ from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer
 from hvd_sign_torch.gradient_votes import GradientVotes
 from hvd_sign_torch.named_operations import number_anew
 from hvd_sign_torch.state import broadcast_optimizer_state
-from hvd_sign_torch.voting_optimizer import STATE, VotingOptimizer, as_arrays, as_tensors
+from hvd_sign_torch.vote_state import STATE, as_arrays, as_tensors
+from hvd_sign_torch.voting_optimizer import VotingOptimizer
 
 
 class VotingStateHandler(OptimizerStateHandler):  # type: ignore[misc]

@@ -24,23 +24,16 @@ from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_torch.devices import dtype_name, operand_of
 
 
-class SignOptimizer(torch.optim.Optimizer):
-    """Steps by p = p - lr (V + weight_decay p), where V are the signs of an algorithm's signal.
-
-    What the algorithm keeps stands in ``state``, as other optimizers' does. Parameter groups may
-    differ in ``lr`` and ``weight_decay``.
-    """
+class OptimizerOfSigns(torch.optim.Optimizer):
+    """Votes by itself when it is wrapped. Its groups may differ in ``lr`` and ``weight_decay``."""
 
     def __init__(
         self, params: Any, lr: float, weight_decay: float, defaults: dict[str, Any]
     ) -> None:
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             check_rate(name, value)
-        self._verdicts: frozenset[torch.Tensor] = frozenset()  # whose p.grad ranks have decided
-        self._session: VoteSession | None = None
-        self._voted: list[torch.Tensor] = []
-        self._asked: dict[str, Any] = {}
-        self._shown: torch.Tensor | None = None  # the step in ``state``
+        # Whose p.grad ranks have decided; None: it steps alone.
+        self._verdicts: frozenset[torch.Tensor] | None = None
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, **defaults})
         self.vote_keywords()
 
@@ -67,6 +60,10 @@ class SignOptimizer(torch.optim.Optimizer):
         VoteOptions(**kept[0])
         return kept[0]
 
+    def training_keywords(self) -> dict[str, Any]:
+        """By which keywords of ``hvd_sign.TrainingOptions`` it does."""
+        return {}
+
     @contextmanager
     def on_verdicts(self, parameters: Iterable[torch.Tensor]) -> Iterator[None]:
         """Within it ``step()`` takes ``p.grad`` of some parameters for a verdict."""
@@ -74,7 +71,28 @@ class SignOptimizer(torch.optim.Optimizer):
         try:
             yield
         finally:
-            self._verdicts = frozenset()
+            self._verdicts = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Goes on as a copy or from a pickle."""
+        super().__setstate__(state)
+        self._verdicts = None
+
+
+class SignOptimizer(OptimizerOfSigns):
+    """Steps by p = p - lr (V + weight_decay p), where V are the signs of an algorithm's signal.
+
+    What the algorithm keeps stands in ``state``, as other optimizers' does.
+    """
+
+    def __init__(
+        self, params: Any, lr: float, weight_decay: float, defaults: dict[str, Any]
+    ) -> None:
+        self._session: VoteSession | None = None
+        self._voted: list[torch.Tensor] = []
+        self._asked: dict[str, Any] = {}
+        self._shown: torch.Tensor | None = None  # the step in ``state``
+        super().__init__(params, lr, weight_decay, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -93,7 +111,7 @@ class SignOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for p in self._verdicts:
+        for p in self._verdicts or ():
             self.state.pop(p, None)  # of a time before ranks voted
         for group, parameters, verdicts in self._decided():
             lr, decay = group["lr"], group["weight_decay"]
@@ -113,7 +131,7 @@ class SignOptimizer(torch.optim.Optimizer):
     def _decide(self) -> dict[torch.Tensor, torch.Tensor]:
         """Votes alone, on what ranks have not decided."""
         everything = [p for group in self.param_groups for p in group["params"]]
-        undecided = [p for p in everything if p not in self._verdicts]
+        undecided = [p for p in everything if p not in (self._verdicts or ())]
         voted = [p for p in undecided if p.requires_grad or p.grad is not None]
         if not voted:
             return {}
@@ -177,7 +195,6 @@ class SignOptimizer(torch.optim.Optimizer):
         """Goes on as a copy or from a pickle."""
         super().__setstate__(state)
         self._session, self._voted, self._asked, self._shown = None, [], {}, None
-        self._verdicts = frozenset()
 
 
 class SignSGD(SignOptimizer):

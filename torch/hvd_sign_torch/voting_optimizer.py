@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy.typing as npt
 import torch
 
 from hvd_sign.core.buckets import check_bucket_bytes
@@ -15,7 +14,7 @@ from hvd_sign.engine.operations import GRADIENTS, Opening
 from hvd_sign.frontend.arguments import gradient_settings, refuse_vote_options
 from hvd_sign.frontend.backends import HorovodBackend
 from hvd_sign.frontend.choice import make_choice
-from hvd_sign.frontend.sign_optimizers import keywords_for, op_for
+from hvd_sign.frontend.sign_optimizers import keywords_for, op_for, training_for
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.backend import backend, horovod_api
@@ -23,8 +22,9 @@ from hvd_sign_torch.exchanging_optimizer import ExchangingOptimizer, wrapped
 from hvd_sign_torch.gradient_votes import GradientVotes
 from hvd_sign_torch.parameters import parameter_names
 from hvd_sign_torch.sign_compression import Compression
-from hvd_sign_torch.sign_optimizers import SignOptimizer
+from hvd_sign_torch.sign_optimizers import OptimizerOfSigns
 from hvd_sign_torch.terms import Terms
+from hvd_sign_torch.vote_state import STATE, as_arrays, as_tensors
 
 
 def _meet_first(optimizer: Any, backend: HorovodBackend, process_set: Any) -> None:
@@ -37,10 +37,6 @@ def _meet_first(optimizer: Any, backend: HorovodBackend, process_set: Any) -> No
         synchronize()
 
     optimizer.synchronize = meet
-
-
-STATE = "hvd_sign"
-"""What a vote keeps from step to step, in a ``state_dict()``."""
 
 
 class VotingOptimizer(ExchangingOptimizer):
@@ -60,7 +56,7 @@ class VotingOptimizer(ExchangingOptimizer):
 
     def _stepping(self) -> AbstractContextManager[None]:
         """An optimizer of signs takes verdicts as they are, and means for gradients."""
-        if self._gradients is not None and isinstance(self._wrapped, SignOptimizer):
+        if self._gradients is not None and isinstance(self._wrapped, OptimizerOfSigns):
             agreed, own = self._gradients.terms.of_signs, self._wrapped.vote_keywords()
             if agreed is not None and own != agreed:
                 raise ValueError(
@@ -143,7 +139,7 @@ class VotingOptimizer(ExchangingOptimizer):
         """
         self.check_between_steps("add_param_group")
         self._wrapped.add_param_group(param_group)
-        if isinstance(self._wrapped, SignOptimizer):
+        if isinstance(self._wrapped, OptimizerOfSigns):
             try:
                 self._wrapped.vote_keywords()
             except ValueError:
@@ -158,31 +154,6 @@ class VotingOptimizer(ExchangingOptimizer):
         """Goes on from another rank's ``common_state()``, unless that is empty."""
         if self._session is not None and common:
             self._session.take_common_state(common)
-
-
-def as_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """A session's state as a vote's part of a ``state_dict()``."""
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
-
-
-def as_arrays(kept: Any) -> dict[str, npt.NDArray[Any]]:
-    """A vote's part of a ``state_dict()``, wherever its tensors are, in numpy's terms.
-
-    Raises:
-        ValueError: it is no dictionary of tensors.
-    """
-    if not isinstance(kept, dict):
-        raise ValueError(f"state_dict[{STATE!r}]: expected a dictionary, got {type(kept).__name__}")
-    arrays = {}
-    for name, tensor in kept.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise ValueError(
-                f"state_dict[{STATE!r}]: expected tensors by name, got {name!r} of type "
-                f"{type(tensor).__name__}"
-            )
-        dense = tensor.detach().to_dense().cpu()
-        arrays[name] = (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
-    return arrays
 
 
 def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
@@ -207,10 +178,12 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
 
     It votes if ``compression`` is ``hvd.Compression.sign`` or its like, such as
     ``hvd.Compression.signum(0.9)``, if ``op`` is ``hvd.MajorityVote``, or if the optimizer is
-    ``hvd.SignSGD``, ``hvd.Signum`` or ``hvd.Lion`` and neither is given: each rank sends the signs
-    of its gradient, or of what an algorithm makes of it, and ``p.grad`` becomes the majority's
-    verdict in {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291), which the wrapped optimizer
-    then steps on; a learning rate near 1e-4 fits SGD. Collective over ``process_set``.
+    ``hvd.SignSGD``, ``hvd.Signum``, ``hvd.Lion`` or ``hvd.OneBitAdam`` and neither is given: each
+    rank sends the signs of its gradient, or of what an algorithm makes of it, and ``p.grad``
+    becomes the majority's verdict in {-1, 0, +1} (Bernstein et al. 2019, arXiv 1810.05291), which
+    the wrapped optimizer then steps on; a learning rate near 1e-4 fits SGD. With
+    ``hvd.Compression.onebit()`` it becomes their mean as signs tell it, of the size of a gradient.
+    Collective over ``process_set``.
 
     Horovod's arguments mean what they mean there. In a vote ``groups`` says which gradients share
     messages, and ``gradient_predivide_factor``, which changes no sign, has no effect. Sparse
@@ -250,7 +223,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
             says neither True nor False.
         RuntimeError: ``hvd.init()`` was not called, or there is no MPI to vote over.
     """
-    of_signs = optimizer if isinstance(optimizer, SignOptimizer) else None
+    of_signs = optimizer if isinstance(optimizer, OptimizerOfSigns) else None
     op = op_for(of_signs, compression, op, Compression.none)
     vote, training = split_keywords(vote)
     if not is_vote_rule(op):
@@ -282,6 +255,7 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     stream = backend.adhoc(process_set) if included else None
     with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
         vote, own = keywords_for(of_signs, compression, Compression.none, vote)
+        training = training_for(of_signs, own, training)
         options, bucket_bytes, groups = gradient_settings(
             op,
             vote,

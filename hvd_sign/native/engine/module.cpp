@@ -210,7 +210,7 @@ NB_MODULE(_engine, m) {
       .def_prop_ro("scales", [](const PyPlan& self) { return self.plan->scales; });
   m.def("plan", &make_plan, nb::kw_only(), "tensors"_a, "blocks"_a, "ties"_a, "owners"_a,
         "scaled"_a, "rank"_a, "voters"_a, "stream"_a, "bucket"_a, "segment_blocks"_a, "depth"_a,
-        "counted"_a, "averaged"_a, "ballots"_a, "verdicts"_a);
+        "counted"_a, "averaged"_a = false, "ballots"_a, "verdicts"_a);
 
   nb::class_<PyVote>(m, "Vote")
       .def("begin", &begin_vote, nb::kw_only(), "operands"_a, "step"_a, "zero_key"_a, "tie_key"_a,

@@ -36,10 +36,12 @@ int main(int count, char** arguments) {
   MPI_Comm_size(MPI_COMM_WORLD, &ranks);
   MPI_Comm comms[2];
   for (MPI_Comm& comm : comms) MPI_Comm_dup(MPI_COMM_WORLD, &comm);
-  constexpr size_t kCount = 3'000'000, kBlocks = (kCount + kBlock - 1) / kBlock;
-  const Geometry whole(int64_t(kBlocks), 1, false, 0);
+  constexpr size_t kCount = 3'000'000, kChunks = (kCount + kChunk - 1) / kChunk;
+  constexpr size_t kBlocks = (kCount + kBlock - 1) / kBlock;
+  const Geometry whole(int64_t(kChunks * kChunkBlocks), 1, false, 0, true);
   std::vector<uint8_t> ballots(whole.total_bytes), verdicts(whole.total_bytes);
   std::vector<float> signal(kCount, 1.0f), state(signal), out(kCount);
+  std::vector<float> unsaid(kCount), sent(kChunks);
   const std::vector<int8_t> weights(size_t(ranks), 3);
   size_t first = 0, later = 0;
   {
@@ -70,6 +72,17 @@ int main(int count, char** arguments) {
         operand.state = operand.next;
         votes.back()->operands = {operand};
       }
+      PlanSettings settings{Ties::coin, owners, false, size_t(rank), size_t(ranks), 0, 0, 4000, 6};
+      settings.averaged = true;
+      votes.push_back(std::make_shared<Vote>());
+      votes.back()->plan =
+          std::make_shared<Plan>(std::vector<Tensor>{{0, kCount, 0}}, kChunks * kChunkBlocks,
+                                 settings, ballots.data(), verdicts.data());
+      Operand operand;
+      operand.signal = reinterpret_cast<const uint8_t*>(signal.data());
+      operand.out = reinterpret_cast<uint8_t*>(out.data());
+      operand.unsaid = {unsaid.data(), unsaid.data(), sent.data(), sent.data()};
+      votes.back()->operands = {operand};
     }
     for (int round = 0; round < 6; ++round) {
       if (round == 2) first = allocations;

@@ -255,6 +255,74 @@ void compare_weighted(Comparison& comparison) {
   comparison.section("weighted tally");
 }
 
+// Ballots with chunk scales, what is told of their mean, and what that leaves, in place or not.
+void compare_means(Comparison& comparison) {
+  const size_t lengths_of[][2] = {{1, 64}, {65, 4096}, {4097, 0}, {9000, 130}};
+  for (const auto& sizes : lengths_of) {
+    for (const size_t count : {1u, 2u, 3u, 7u}) {
+      for (size_t variant = 0; variant < 12; ++variant) {
+        const Ties ties = Ties(variant % 3);
+        const bool in_place = variant & 1;
+        const uint64_t lengths[] = {sizes[0], sizes[1]}, ordinals[] = {4, 5};
+        const size_t chunks[] = {(sizes[0] + kChunk - 1) / kChunk,
+                                 (sizes[1] + kChunk - 1) / kChunk};
+        const int64_t first_blocks[] = {0, int64_t(chunks[0] * kChunkBlocks)};
+        const Geometry geometry(int64_t((chunks[0] + chunks[1]) * kChunkBlocks), 1,
+                                ties == Ties::zero, 0, true);
+        std::vector<Bytes> signals;
+        for (size_t i = 0; i < 2 * count; ++i) {
+          signals.emplace_back(sizes[i % 2] * 4);
+          fill(Dtype::float32, signals.back().data(), sizes[i % 2], below(9), variant == 7);
+        }
+        std::vector<float> kept[2], sent[2];
+        for (const size_t t : {0u, 1u}) {
+          kept[t].resize(sizes[t]);
+          for (float& number : kept[t]) number = float(below(3)) - 1;
+          sent[t].resize(chunks[t]);
+          for (float& scale : sent[t]) scale = float(below(1000)) * 0x1p-9f;
+        }
+        const uint64_t key = random_bits();
+        comparison.compare(
+            "mean of " + std::to_string(count) + " ballots of " +
+                describe("float32", sizes[0] + sizes[1], 0, variant),
+            [&] {
+              Bytes ballots(geometry.message_bytes * count), verdict(geometry.message_bytes);
+              for (size_t i = 0; i < 2 * count; ++i) {
+                pack(signals[i].data(), Dtype::float32, sizes[i % 2],
+                     ballots.data() + i / 2 * geometry.message_bytes, geometry,
+                     size_t(first_blocks[i % 2]), {ties, key, false, ordinals[i % 2], false});
+              }
+              std::vector<float> now[2] = {kept[0], kept[1]}, now_sent[2] = {sent[0], sent[1]};
+              Feedback unsaid[2];
+              for (const size_t t : {0u, 1u}) {
+                unsaid[t] = {(in_place ? now : kept)[t].data(), now[t].data(),
+                             (in_place ? now_sent : sent)[t].data(), now_sent[t].data()};
+              }
+              TallyOptions options{0, ties, key, first_blocks, ordinals, 2};
+              options.lengths = lengths;
+              options.unsaid = unsaid;
+              const TallyResult seen =
+                  tally(ballots.data(), count, geometry, verdict.data(), options);
+              Outcome outcome{{ballots, verdict}, {seen.dead_blocks}};
+              for (const size_t t : {0u, 1u}) {
+                Bytes out(sizes[t] * 4);
+                write_verdict(out.data(), Dtype::float32, sizes[t], verdict.data(), geometry,
+                              size_t(first_blocks[t]), 0.5);
+                outcome.buffers.push_back(out);
+                for (const auto& left : {now[t], now_sent[t]}) {
+                  Bytes bytes(left.size() * 4);
+                  if (!bytes.empty()) std::memcpy(bytes.data(), left.data(), bytes.size());
+                  outcome.buffers.push_back(bytes);
+                }
+              }
+              return outcome;
+            });
+      }
+    }
+  }
+  comparison.section("means");
+}
+
 // The same code for all implementations, here for the sanitizers: what is sealed is accepted.
 void seal_and_check() {
   size_t accepted = 0;
@@ -288,6 +356,7 @@ int main(int count, char** arguments) try {
   compare_tally(comparison);
   compare_linear(comparison);
   compare_weighted(comparison);
+  compare_means(comparison);
   seal_and_check();
   return comparison.report();
 } catch (const std::exception& error) {
