@@ -14,6 +14,7 @@ import hvd_sign_tf.keras as keras  # Horovod's may be an attribute already
 from hvd_sign_tf.ops import allreduce, grouped_allreduce
 from hvd_sign_tf.optimizer import DistributedOptimizer
 from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.onebit_adam import OneBitAdam
 from hvd_sign_tf.sign_optimizers import Lion, SignSGD, Signum
 from hvd_sign_tf.tape import DistributedGradientTape, PartialDistributedGradientTape
 from hvd_sign_tf.backend import (

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.devices import ABSENT, HOST, Operand
 from hvd_sign.runtime.alone import lone_session
 from hvd_sign.runtime.checkpoints import STEP
@@ -24,11 +26,15 @@ class LoneVotes:
 
     Args:
         specs: the tensors.
-        options: of the votes.
+        options: of the votes; the algorithm is one of hvd_sign's.
+        training: what else is done with gradients.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], options: VoteOptions) -> None:
-        self._session = lone_session(specs, options)
+    def __init__(
+        self, specs: Sequence[TensorSpec], options: VoteOptions, training: TrainingOptions
+    ) -> None:
+        self._session = lone_session(specs, options, training)
+        self._feeds_back = make_algorithm(options.algorithm).feedback
 
     def __call__(
         self,
@@ -60,15 +66,15 @@ class LoneVotes:
             for ordinal, signal, out in signals:
                 self._session.ready(ordinal, Operand(HOST, signal, out))
             self._session.finish(lambda ordinal: ABSENT)
-            held = self._session.held()
+            now = self._session.state() if self._feeds_back else self._session.held()
             for name, out in zip(kept, outputs[count:], strict=True):
-                out[...] = held[name].reshape(out.shape)
+                out[...] = now[name].reshape(out.shape) if name in now else 0
 
         results = bridge.call(work, [tf.cast(step, tf.int64), *gradients.values(), *kept.values()])
         return results[1:count], results[count:]
 
     def _begin(self, state: dict[str, Array]) -> None:
-        """Goes on from a state, in the arrays that the session has."""
+        """Goes on from a state, in the arrays that the session has, but for residuals."""
         held = self._session.held()
         if state.keys() - {STEP} <= held.keys():
             self._session.take_common_state({STEP: state.pop(STEP)})

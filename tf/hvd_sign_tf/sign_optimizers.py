@@ -12,9 +12,10 @@ from typing import Any
 import tensorflow as tf
 
 from hvd_sign import algorithms
-from hvd_sign.algorithms import Algorithm
+from hvd_sign.algorithms import VERDICT_RESIDUAL, Algorithm
 from hvd_sign.core.buckets import check_dtype
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.frontend.sign_optimizers import OPTIONS, check_rate
 from hvd_sign_tf.arithmetic import densified
 from hvd_sign_tf.bridge import legal
@@ -58,6 +59,7 @@ class SignOptimizer(KerasOptimizer):
         self._algorithm = algorithm
         self._own_config = config
         self._voted_on: Callable[[Any], bool] = lambda variable: False
+        self._warmed_up: Callable[[tf.Tensor], tf.Tensor] | None = None
         self._options = VoteOptions(**self.vote_keywords())
 
     def vote_keywords(self) -> dict[str, Any]:
@@ -65,13 +67,29 @@ class SignOptimizer(KerasOptimizer):
         options = {name: self._own_config[name] for name in OPTIONS}
         return {"algorithm": self._algorithm, **options}
 
-    def take_verdicts(self, voted_on: Callable[[Any], bool]) -> None:
+    def training_keywords(self) -> dict[str, Any]:
+        """By which keywords of ``hvd_sign.TrainingOptions`` it does."""
+        return {}
+
+    def take_verdicts(
+        self,
+        voted_on: Callable[[Any], bool],
+        warmed_up: Callable[[tf.Tensor], tf.Tensor],
+    ) -> None:
         """Takes gradients for what ranks have decided, from now on.
 
         Args:
             voted_on: whether that is so of a variable's; what is not, this process decides alone.
+            warmed_up: given one that was decided, whether that is a mean of the warm-up's: bool[].
         """
         self._voted_on = voted_on
+        self._warmed_up = warmed_up
+
+    @property
+    def _planes(self) -> tuple[str, ...]:
+        """All that is kept of a variable in votes alone."""
+        averages = (VERDICT_RESIDUAL,) if self._algorithm.averages else ()
+        return (*self._algorithm.keeps, *averages)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments."""
@@ -86,7 +104,7 @@ class SignOptimizer(KerasOptimizer):
         specs = make_specs([None] * len(variables), variables)
         for spec in specs:
             check_dtype(f"variable {spec.name!r}", spec.dtype)
-        self._lone = LoneVotes(specs, self._options)
+        self._lone = LoneVotes(specs, self._options, TrainingOptions(**self.training_keywords()))
         with tf.device("/cpu:0"):  # where votes are held
             self._kept = {
                 f"{plane}/{spec.ordinal}": self.add_variable(
@@ -95,7 +113,7 @@ class SignOptimizer(KerasOptimizer):
                     name=legal(f"{spec.name}_{plane}"),
                 )
                 for spec in specs
-                for plane in self._algorithm.planes
+                for plane in self._planes
             }
 
     def decided(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
@@ -124,7 +142,7 @@ class SignOptimizer(KerasOptimizer):
             self.position(variable): tf.cast(densified(gradient), variable.dtype)
             for gradient, variable in zip(gradients, variables, strict=True)
         }
-        names = [f"{plane}/{ordinal}" for ordinal in given for plane in self._algorithm.planes]
+        names = [f"{plane}/{ordinal}" for ordinal in given for plane in self._planes]
         kept = {name: tf.convert_to_tensor(self._kept[name]) for name in names}
         verdicts, now = self._lone(tf.convert_to_tensor(self.iterations), given, kept)
         for name, value in zip(names, now, strict=True):

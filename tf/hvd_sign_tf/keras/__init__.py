@@ -21,6 +21,7 @@ from hvd_sign_tf.keras.operations import (
 )
 from hvd_sign_tf.ops import grouped_allreduce
 from hvd_sign_tf.sign_compression import Compression
+from hvd_sign_tf.onebit_adam import OneBitAdam
 from hvd_sign_tf.sign_optimizers import Lion, SignSGD, Signum
 from hvd_sign_tf.backend import (
     add_process_set,
