@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.options import VoteOptions, positive_factor
+from hvd_sign.core.training import TrainingOptions, split_keywords
 from hvd_sign.exchanges import check_exchange
+from hvd_sign.frontend.choice import Choice, make_choice
 from hvd_sign.frontend.compression import SignCompressor
 from hvd_sign.runtime.sessions import BUCKET_BYTES
 from hvd_sign.votes import MajorityVote, is_vote_rule, make_rule
@@ -158,11 +160,15 @@ class GradientSettings(NamedTuple):
 
     Attributes:
         options: of a vote; None: nothing is voted on.
+        training: what else is done with gradients that are voted on.
+        choice: which of them are.
         bucket_bytes: of gradients that share messages.
         groups: of gradients that share messages, as Horovod has them; None: no groups.
     """
 
     options: VoteOptions | None
+    training: TrainingOptions
+    choice: Choice
     bucket_bytes: int | str
     groups: Any
 
@@ -173,6 +179,8 @@ def gradient_settings(
     *,
     scaler: str | None,
     bucket_bytes: int | str | None,
+    vote_if: Any,
+    min_size: Any,
     passes: int,
     predivide: float,
     num_groups: int,
@@ -182,9 +190,10 @@ def gradient_settings(
 
     Args:
         op: what ``op_of()`` says.
-        vote: a vote's keywords.
+        vote: a vote's keywords, and those of ``TrainingOptions``.
         scaler: what sees skipped steps of a vote, if there is such a thing, for messages.
         bucket_bytes: None: the default.
+        vote_if, min_size: of ``make_choice``.
         passes: ``backward_passes_per_step``.
         predivide: ``gradient_predivide_factor``.
         num_groups: older than ``groups``, which precedes it.
@@ -192,21 +201,28 @@ def gradient_settings(
 
     Raises:
         ValueError: contradictory or unknown ones.
-        TypeError: unknown keywords.
+        TypeError: unknown keywords, or a choice that is none.
     """
     options = None
+    vote, training = split_keywords(vote)
     if is_vote_rule(op):
         if scaler is not None:
             let_scaler_skip(vote, scaler)
         options = vote_options(vote)
     else:
-        refuse_vote_options(vote, bucket_bytes=bucket_bytes)
+        refuse_vote_options(
+            vote, bucket_bytes=bucket_bytes, vote_if=vote_if, min_size=min_size, **training
+        )
     positive_factor("gradient_predivide_factor", predivide)
     if passes <= 0:
         raise ValueError("backward_passes_per_step must be > 0")
     bucket_bytes = BUCKET_BYTES if bucket_bytes is None else bucket_bytes
     return GradientSettings(
-        options, bucket_bytes, groups if groups is not None else (num_groups or None)
+        options,
+        TrainingOptions(**training),
+        make_choice(vote_if, min_size),
+        bucket_bytes,
+        groups if groups is not None else (num_groups or None),
     )
 
 

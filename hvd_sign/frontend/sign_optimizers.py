@@ -57,39 +57,24 @@ def keywords_for(
         given: the user's, which precede the optimizer's.
 
     Returns:
-        A vote's keywords, and those that the optimizer has; None: it was not asked.
+        A vote's keywords, those of ``hvd_sign.TrainingOptions`` among them, and those that the
+        optimizer has of ``VoteOptions``; None: it was not asked.
 
     Raises:
-        ValueError: contradictory ones.
+        ValueError: contradictory ones, or others than the optimizer needs.
     """
     given = keywords_of(compression, given)
-    if optimizer is None or compression is not none or given.get("algorithm") is not None:
-        return given, None
-    own = optimizer.vote_keywords()
-    return own | {name: value for name, value in given.items() if value is not None}, own
-
-
-def training_for(
-    optimizer: OfSigns | None, own: dict[str, Any] | None, given: dict[str, Any]
-) -> dict[str, Any]:
-    """Keywords of ``hvd_sign.TrainingOptions``, with those that an optimizer needs.
-
-    Args:
-        optimizer: None: it is none of signs.
-        own: of ``keywords_for()``.
-        given: the user's.
-
-    Raises:
-        ValueError: the optimizer's are others, or its algorithm is not the votes'.
-    """
     needed = {} if optimizer is None else optimizer.training_keywords()
-    if needed and own is None:
-        raise ValueError(
-            f"compression, algorithm: {type(optimizer).__name__} has its own, got another one"
-        )
+    if optimizer is None or compression is not none or given.get("algorithm") is not None:
+        if needed:
+            raise ValueError(
+                f"compression, algorithm: {type(optimizer).__name__} has its own, got another one"
+            )
+        return given, None
     for name, value in needed.items():
-        if given.get(name, value) != value:
+        if given.get(name) not in (None, value):
             raise ValueError(
                 f"{name}: expected {value}, as of {type(optimizer).__name__}, got {given[name]}"
             )
-    return {**given, **needed}
+    own = optimizer.vote_keywords()
+    return own | {name: v for name, v in given.items() if v is not None} | needed, own

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 from weakref import WeakMethod
 from zlib import crc32
@@ -90,3 +91,25 @@ class Comparison:
             f"{self._names[first]}{also} differs between ranks: {parts}; broadcast parameters and "
             "the optimizer's state from one rank"
         )
+
+
+def checksum(array: npt.NDArray[Any]) -> int:
+    """Of an array's bits, in the order of its coordinates, in [0, 2^64)."""
+    octets = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return int.from_bytes(blake2b(octets.data, digest_size=8).digest(), "little")
+
+
+def options_text(options: Mapping[str, Any], without: Collection[str]) -> str:
+    """What options say of numbers, names and switches, such as learning rates.
+
+    Args:
+        options: by name; numbers may be a framework's.
+        without: names of those that do not count.
+    """
+    return repr(sorted((name, _plain(v)) for name, v in options.items() if name not in without))
+
+
+def _plain(value: Any) -> str:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return repr(value) if isinstance(value, (bool, int, float, str, tuple, list)) else ""

@@ -33,8 +33,3 @@ def loss_scale(optimizer: Any) -> tf.Tensor:
     else:
         scale = optimizer.dynamic_scale if optimizer.built else optimizer.initial_scale
     return tf.cast(tf.convert_to_tensor(scale), tf.float32)
-
-
-def scaled(verdict: Any, scale: tf.Tensor) -> Any:
-    """A verdict with the scale that the gradients had, for a scaler that divides by it."""
-    return None if verdict is None else verdict * tf.cast(scale, verdict.dtype)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.core.buckets import TensorSpec, check_bucket_bytes, check_dtype, group_positions
 from hvd_sign.engine.operations import GRADIENTS, REDUCED, Opening
 from hvd_sign.frontend.arguments import free_of_loss_scale
+from hvd_sign.frontend.choice import Choice
 from hvd_sign.runtime.checkpoints import STEP, common_part
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import make_rule
-from hvd_sign_tf.arithmetic import densified, divided, loss_scale, scaled
+from hvd_sign_tf.arithmetic import densified, divided, loss_scale
 from hvd_sign_tf.backend import backend, horovod_api
+from hvd_sign_tf.comparing import Compared, compared
 from hvd_sign_tf.errors import told_as_horovod
-from hvd_sign_tf.gradients import GradientExchange, GradientSums, GradientVotes
-from hvd_sign_tf.settings import ExchangeSettings
+from hvd_sign_tf.gradient_votes import GradientVotes
+from hvd_sign_tf.gradients import Array, GradientExchange, GradientSums, Outcome
+from hvd_sign_tf.settings import EVERYTHING, ExchangeSettings
 
-Array = npt.NDArray[Any]
 State = dict[str, Array]
-Outcome = tuple[list[Any], tf.Tensor | None]
-"""Gradients, and whether their step counts; None: as every step."""
 
 
 class Exchanges:
@@ -99,6 +99,8 @@ class Exchanges:
         variables: Sequence[Any],
         local: Container[Any] = (),
         scaler: Any = None,
+        optimizer: Any = None,
+        choice: Choice | None = None,
     ) -> Outcome:
         """What becomes of a step's gradients.
 
@@ -111,43 +113,78 @@ class Exchanges:
             variables: theirs, in the same order on all ranks.
             local: the variables that are not shared.
             scaler: divides by the loss's scale, which gradients carry and verdicts then too.
+            optimizer: of Keras; its options are compared if ranks compare anything.
+            choice: of the shared variables that are voted on; None: the settings'.
 
         Returns:
-            One gradient a variable, and whether the step counts: bool[], or None if every step
-            does. A vote gives one to each variable, zeros where no rank has any.
+            One gradient a variable. A vote gives one to each variable, zeros where no rank has any.
 
         Raises:
             ValueError: ranks differ in variables or options; on all ranks alike.
-            TypeError: a gradient of a type that cannot be exchanged; a ValueError on other ranks.
+            TypeError: a gradient of a type that cannot be exchanged, or a choice that is none; a
+                ValueError on other ranks.
         """
         if any(exchange.closed for exchange in self._open.values()):  # by shutdown()
             self._open.clear()
             self._sessions.clear()
         results: list[Any] = list(gradients)
-        counts: tf.Tensor | None = None
+        outcome = Outcome(results)
+        choice = self.settings.choice if choice is None else choice
         own = [variable in local for variable in variables]
         for side in sorted(set(own), reverse=True):  # the shared ones know whether a step counts
             places = [place for place, found in enumerate(own) if found is side]
             part = [gradients[place] for place in places], [variables[place] for place in places]
             with told_as_horovod():
                 if side or not self.included:
-                    decided, counts = self._alone(*part, local=side)
+                    outcome = self._alone(*part, local=side)
                 else:
-                    decided, counts = self._together(*part, scaler)
-            for place, result in zip(places, decided, strict=True):
+                    outcome = self._together(*part, scaler, optimizer, choice)
+            for place, result in zip(places, outcome.gradients, strict=True):
                 results[place] = result
-        return results, counts if self.conditional else None
+        _, counts, voted = outcome
+        warms_up = self.settings.training.warmup_steps > 0
+        return Outcome(results, counts if self.conditional else None, voted if warms_up else None)
 
-    def _together(self, gradients: Sequence[Any], variables: Sequence[Any], scaler: Any) -> Outcome:
-        # Votes abstain in what there is no gradient for; sums are of what there is.
-        given = () if self.settings.votes else present(gradients)
-        make = self._make_votes if self.settings.votes else self._make_sums
-        found = self._find(given, variables, lambda: make(gradients, variables))
-        scale = loss_scale(scaler) if scaler is not None and self.free_of_loss_scale else None
-        results, counts = found(self._dense(gradients, variables), scale)
-        if scale is not None:
-            results = [scaled(result, scale) for result in results]
-        return results, counts
+    def votes_on(self, variable: Any) -> bool:
+        """Whether a shared variable is voted on once votes have begun."""
+        return self.included and all(self._chosen(self.settings.choice, [variable]))
+
+    def _together(
+        self,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        scaler: Any,
+        optimizer: Any,
+        choice: Choice,
+    ) -> Outcome:
+        if not self.settings.votes:
+            # Sums are of what there is.
+            given = present(gradients)
+            make = self._make_sums
+            found = self._find(given, variables, lambda: make(gradients, variables))
+            return found(self._dense(gradients, variables))
+        # Votes abstain in what there is no gradient for.
+        chosen = self._chosen(choice, variables)
+        common = None
+        if self.settings.training.check_every:
+            common = compared(names_of(variables), variables, optimizer)
+        votes = self._find(
+            chosen, variables, lambda: self._make_votes(gradients, variables, chosen, common)
+        )
+        assert isinstance(votes, GradientVotes)
+        scale = None if scaler is None else loss_scale(scaler)
+        dense = self._dense(gradients, variables)
+        return votes(dense, scale, [] if common is None else votes.check(common.tensors))
+
+    def _chosen(self, choice: Choice, variables: Sequence[Any]) -> tuple[bool, ...]:
+        """Of each variable whether it is voted on; empty: all are."""
+        if choice == EVERYTHING:
+            return ()
+        with backend.adhoc(self.settings.process_set).refusing(Opening.kind, GRADIENTS):
+            return tuple(
+                choice.votes(name, variable, math.prod(variable.shape), {})
+                for name, variable in zip(names_of(variables), variables, strict=True)
+            )
 
     def _alone(self, gradients: Sequence[Any], variables: Sequence[Any], *, local: bool) -> Outcome:
         settings = self.settings
@@ -155,7 +192,7 @@ class Exchanges:
             len(backend.members(settings.process_set)) if local and settings.scale_local else 1
         )
         if settings.passes == 1:
-            return [divided(gradient, divisor) for gradient in gradients], None
+            return Outcome([divided(gradient, divisor) for gradient in gradients])
         divisor *= settings.passes if settings.average else 1
         dense = [densified(gradient) for gradient in gradients]
 
@@ -166,8 +203,7 @@ class Exchanges:
             return GradientSums(present_specs(dense, variables), settings.passes, mean)
 
         key = ("alone", divisor, *present(gradients))
-        results, counts = self._find(key, variables, make)(dense)
-        return results, counts
+        return self._find(key, variables, make)(dense)
 
     def _find(
         self, key: Any, variables: Sequence[Any], make: Callable[[], GradientExchange]
@@ -206,11 +242,17 @@ class Exchanges:
         stream.open(GRADIENTS, method=REDUCED)
         return GradientSums(specs, settings.passes, reduction())
 
-    def _make_votes(self, gradients: Sequence[Any], variables: Sequence[Any]) -> GradientExchange:
+    def _make_votes(
+        self,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        chosen: Sequence[bool],
+        common: Compared | None,
+    ) -> GradientExchange:
         settings = self.settings
         assert settings.options is not None
         with backend.adhoc(settings.process_set).refusing(Opening.kind, GRADIENTS):
-            specs = make_specs(self._dense(gradients, variables), variables)
+            specs = make_specs(self._dense(gradients, variables), variables, chosen)
             for spec in specs:
                 check_dtype(f"variable {spec.name!r}", spec.dtype)
             check_bucket_bytes(settings.bucket_bytes)
@@ -222,11 +264,10 @@ class Exchanges:
             settings.options,
             bucket_bytes=settings.bucket_bytes,
             groups=groups,
+            training=settings.training,
         )
         self._resume(session)
-        return GradientVotes(
-            session, settings.passes, average=settings.average, poisons=settings.poisons
-        )
+        return GradientVotes(session, settings, [] if common is None else common.names)
 
     def _resume(self, session: VoteSession) -> None:
         """Lets a new session go on from a checkpoint, if any rank has read one.
@@ -263,6 +304,11 @@ def name_of(variable: Any, ordinal: int) -> str:
     return str(getattr(variable, "path", None) or variable.name)
 
 
+def names_of(variables: Sequence[Any]) -> list[str]:
+    """The names of variables in their order."""
+    return [name_of(variable, ordinal) for ordinal, variable in enumerate(variables)]
+
+
 def present(gradients: Sequence[Any]) -> tuple[bool, ...]:
     """Of which variables there is a gradient."""
     return tuple(gradient is not None for gradient in gradients)
@@ -273,8 +319,15 @@ def present_specs(gradients: Sequence[Any], variables: Sequence[Any]) -> list[Te
     return [s for s in make_specs(gradients, variables) if gradients[s.ordinal] is not None]
 
 
-def make_specs(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[TensorSpec, ...]:
+def make_specs(
+    gradients: Sequence[Any], variables: Sequence[Any], chosen: Sequence[bool] = ()
+) -> tuple[TensorSpec, ...]:
     """The tensors of a session.
+
+    Args:
+        gradients: None where there is none.
+        variables: theirs.
+        chosen: whether each is voted on; empty: all are.
 
     Raises:
         ValueError: one of unknown shape.
@@ -286,5 +339,6 @@ def make_specs(gradients: Sequence[Any], variables: Sequence[Any]) -> tuple[Tens
         if not shape.is_fully_defined():
             raise ValueError(f"variable {name!r}: expected a known shape, got {shape}")
         dtype = tf.as_dtype((variable if gradient is None else gradient).dtype).name
-        specs.append(TensorSpec(name, tuple(shape), dtype, ordinal))
+        vote = chosen[ordinal] if chosen else True
+        specs.append(TensorSpec(name, tuple(shape), dtype, ordinal, vote))
     return tuple(specs)

@@ -5,19 +5,30 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from hvd_sign.core.buckets import TensorSpec
-from hvd_sign.devices import ABSENT, HOST, Operand
-from hvd_sign.frontend.arguments import free_of_loss_scale
-from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_tf import bridge
 
 Array = npt.NDArray[Any]
+
+
+class Outcome(NamedTuple):
+    """What became of a step's gradients.
+
+    Attributes:
+        gradients: one a variable, or None where there is none.
+        counts: whether the step counts: bool[]; None: as every step.
+        voted: whether what is voted on was, or became means: bool[]; None: it always is.
+    """
+
+    gradients: list[Any]
+    counts: tf.Tensor | None = None
+    voted: tf.Tensor | None = None
 
 
 class GradientExchange(ABC):
@@ -29,9 +40,14 @@ class GradientExchange(ABC):
 
     Attributes:
         scale: of the loss, which this pass's gradients carry.
+        voted: whether the last step's gradients were voted on.
+        begins_apart: ``begin_pass()`` is called before any gradient is handed over.
+        lock: of the state of a step.
     """
 
     scale = 1.0
+    voted = True
+    begins_apart = False
 
     def __init__(self, buckets: Sequence[Sequence[TensorSpec]], passes: int) -> None:
         self.buckets = buckets
@@ -41,7 +57,7 @@ class GradientExchange(ABC):
         self._sums: dict[int, Array] = {}
         self._places: dict[int, Array] = {}
         self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._eagerly = tf.function(self._build, reduce_retracing=True, autograph=False)
         # TensorFlow counts the traces of all exchanges together, and would warn of the fifth one.
         self._eagerly._omit_frequent_tracing_warning = True
@@ -66,16 +82,20 @@ class GradientExchange(ABC):
         """Whether there is nobody left to exchange with."""
 
     def __call__(
-        self, gradients: Sequence[tf.Tensor | None], scale: tf.Tensor | None = None
-    ) -> tuple[list[Any], tf.Tensor]:
+        self,
+        gradients: Sequence[tf.Tensor | None],
+        scale: tf.Tensor | None = None,
+        after: Sequence[tf.Tensor] = (),
+    ) -> Outcome:
         """One pass.
 
         Args:
             gradients: dense, in order; None: there is none on this rank.
             scale: of the loss, float32[], which the gradients carry; None: none.
+            after: in a graph, what it does not end before.
 
         Returns:
-            What all ranks made of them, and whether that is to be applied: bool[].
+            What all ranks made of them, and whether that is to be applied.
 
         Raises:
             RuntimeError: within XLA or a graph without order.
@@ -83,19 +103,21 @@ class GradientExchange(ABC):
         """
         bridge.check_context("gradients")
         if not tf.executing_eagerly():
-            return self._build(list(gradients), scale)
+            return self._build(list(gradients), scale, after)
         self._error = None
         try:
-            results, counts = self._eagerly(list(gradients), scale)
-            return results, counts
+            return Outcome(*self._eagerly(list(gradients), scale))
         except tf.errors.OpError:
             if self._error is not None:
                 raise self._error from None
             raise
 
     def _build(
-        self, gradients: list[tf.Tensor | None], scale: tf.Tensor | None
-    ) -> tuple[list[Any], tf.Tensor]:
+        self,
+        gradients: list[tf.Tensor | None],
+        scale: tf.Tensor | None,
+        after: Sequence[tf.Tensor] = (),
+    ) -> Outcome:
         results: list[Any] = [None] * len(gradients)
         members: list[TensorSpec] = []
         outs: list[tf.Tensor] = []
@@ -103,13 +125,13 @@ class GradientExchange(ABC):
             places = [bridge.empty(spec.shape, spec.dtype) for spec in bucket]
             # Its own operation, so that it runs while other gradients are still computed.
             of_bucket = [gradients[spec.ordinal] for spec in bucket]
-            self._hand_over(bucket, of_bucket, places, scale, first=number == 0)
+            self._hand_over(bucket, of_bucket, places, scale, first=not number)
             members += bucket
             outs += places
-        filled, counts = self._await(members, outs)
+        filled, *told = self._await(members, outs, after)
         for spec, result in zip(members, filled, strict=True):
             results[spec.ordinal] = tf.reshape(result, spec.shape)
-        return results, counts
+        return Outcome(results, *told)
 
     def _hand_over(
         self,
@@ -131,9 +153,9 @@ class GradientExchange(ABC):
         def begin(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
             *taken, factor = inputs[len(specs) :]
             arrays = dict(zip(given, taken, strict=True))
-            with self._lock:
-                if first:
-                    self._begin_pass()
+            with self.lock:
+                if first and not self.begins_apart:
+                    self.begin_pass()
                 self.scale = float(factor[0])
                 for spec, out in zip(specs, inputs[: len(specs)], strict=True):
                     self._accumulate(spec.ordinal, arrays.get(spec.ordinal), out)
@@ -144,26 +166,32 @@ class GradientExchange(ABC):
             if gradient is not None
         ]
         factor = tf.ones(1) if scale is None else tf.reshape(scale, [1])
-        bridge.on_host(self._keeping_errors(begin), [*outs, *present, factor], [])
+        bridge.on_host(self.keeping_errors(begin), [*outs, *present, factor], [])
 
     def _await(
-        self, specs: list[TensorSpec], outs: list[tf.Tensor]
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        self, specs: list[TensorSpec], outs: list[tf.Tensor], after: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
         def end(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-            *filled, counts = outputs
-            with self._lock:
-                counts[0] = self._end_pass()
+            *filled, told = outputs
+            with self.lock:
+                told[:] = self._end_pass(), self.voted
                 for spec, out in zip(specs, filled, strict=True):
                     place = self._places.pop(spec.ordinal, out)
                     # TensorFlow may have handed out copies, as it does of what is not in a graph.
                     if not np.may_share_memory(place, out):
                         np.copyto(out, place)
 
-        counts = bridge.empty((), "bool")
-        *filled, counted = bridge.on_host(self._keeping_errors(end), [], [*outs, counts])
-        return filled, tf.reshape(counted, [])
+        told = bridge.empty((2,), "bool")
+        *filled, told = bridge.on_host(self.keeping_errors(end), after, [*outs, told])
+        return filled, told[0], told[1]
 
-    def _begin_pass(self) -> None:
+    @property
+    def last_pass(self) -> bool:
+        """Whether the pass that is next or under way ends a step."""
+        return self._pass == self.passes - 1
+
+    def begin_pass(self) -> None:
+        """Begins a pass; the lock is held."""
         if self._begun:  # and never ended: something between failed on this rank
             self._end_pass()
             self._places.clear()
@@ -178,7 +206,7 @@ class GradientExchange(ABC):
                     self._sums[ordinal] += gradient
             gradient = self._sums.get(ordinal)
         self._places[ordinal] = out
-        if self._pass == self.passes - 1:
+        if self.last_pass:
             self.ready(ordinal, gradient, out)
         else:  # shows what there is so far, as Horovod
             out[...] = 0 if gradient is None else gradient
@@ -198,7 +226,9 @@ class GradientExchange(ABC):
         """What becomes of a step that does, or does not, count."""
         return counts
 
-    def _keeping_errors(self, work: bridge.Work) -> bridge.Work:
+    def keeping_errors(self, work: bridge.Work) -> bridge.Work:
+        """Work on the host, of which eager callers get the error itself."""
+
         def run(inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
             try:
                 work(inputs, outputs)
@@ -207,55 +237,6 @@ class GradientExchange(ABC):
                 raise
 
         return run
-
-
-class GradientVotes(GradientExchange):
-    """The votes on the gradients of some variables.
-
-    Args:
-        session: one tensor a variable.
-        passes: as for all.
-        average: the sum over the passes is divided by their number.
-        poisons: a step that does not count is shown as Inf in all gradients, which a loss scaler
-            then skips on all ranks alike; else as one that is not to be applied.
-    """
-
-    def __init__(
-        self,
-        session: VoteSession,
-        passes: int,
-        *,
-        average: bool,
-        poisons: bool,
-    ) -> None:
-        super().__init__([bucket.specs for bucket in session.buckets], passes)
-        self.session = session
-        self._poisons = poisons
-        self._part = 1 / passes if average else 1.0
-        # A sign is none the larger for it, and an algorithm has seen it.
-        self._factor = 1.0 if free_of_loss_scale(session.options) else self._part
-
-    def ready(self, ordinal: int, gradient: Array | None, out: Array) -> None:
-        """Votes on a gradient; abstains in one that this rank has not."""
-        unscale = self._part / self.scale
-        self.session.ready(ordinal, Operand(HOST, gradient, out, self._factor, unscale))
-
-    @property
-    def closed(self) -> bool:
-        """Whether the job was shut down."""
-        return self.session.stream.closed
-
-    def finish(self) -> bool:
-        """Waits for the verdicts; abstains in what a failed step has not handed over."""
-        return self.session.finish(lambda ordinal: ABSENT)
-
-    def conclude(self, counts: bool, outs: Iterable[Array]) -> bool:
-        """Shows a step that does not count as Inf, if asked to; else as zeros."""
-        if counts:
-            return True
-        for out in outs:
-            out.fill(np.inf if self._poisons else 0)
-        return self._poisons
 
 
 Finish = Callable[[list[Array]], list[Array]]

@@ -114,19 +114,17 @@ class OneBitAdam(SignOptimizer):
         given = [densified(gradient) for gradient in gradients]
         told = list(given)
         dense: Any = [True] * len(given)  # whether Adam goes on
-        if self._warmed_up is None:
+        steps = tf.convert_to_tensor(self._adams_steps)
+        if not self._wrapped:
             told = self._decided_alone(given, variables)
             warming_up = tf.cast(self.iterations, tf.int64) < self._own_config["warmup_steps"]
             dense = [warming_up] * len(given)
         else:
-            voted = [place for place, v in enumerate(variables) if self._voted_on(v)]
-            if voted:
-                warming_up = self._warmed_up(given[voted[0]])
-            for place in voted:
-                dense[place] = warming_up
-        if any(flag is not True for flag in dense):
-            steps = tf.convert_to_tensor(self._adams_steps)
-            self._adams_steps.assign(tf.where(warming_up, steps + 1, steps))
+            voted = self._voted()
+            assert voted is not None  # there is a warm-up
+            warming_up = tf.logical_not(voted)
+            dense = [warming_up if self._voted_on(v) else True for v in variables]
+        self._adams_steps.assign(tf.where(warming_up, steps + 1, steps))
         rows = zip(given, told, dense, variables, strict=True)
         return [self._direction(*row) for row in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from hvd_sign.frontend.sign_optimizers import keywords_for, op_for
@@ -49,6 +50,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     scale_local_gradients: bool = True,
     *,
     bucket_bytes: int | str | None = None,
+    vote_if: Callable[[str, Any], bool] | None = None,
+    min_size: int | None = None,
     **vote: Any,
 ) -> Any:
     """Horovod's ``DistributedOptimizer``, or one that votes on gradients.
@@ -73,9 +76,18 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     A vote's own keywords are those of ``hvd_sign.VoteOptions``, which documents them: ``exchange``,
     ``local``, ``fallback``, ``ties``, ``seed``, ``scale``, ``nonfinite``, ``algorithm``. In an
     optimizer ``algorithm`` sees the sum of a step's backward passes, or their mean with
-    ``average_aggregated_gradients``; checkpoints have what it keeps. And:
+    ``average_aggregated_gradients``; checkpoints have what it keeps. Those of
+    ``hvd_sign.TrainingOptions``: ``warmup_steps``, ``clip_value``, ``clip_norm``, ``check_every``,
+    where ranks compare the variables that they step on together, the learning rate and the
+    optimizer's other options. And:
         bucket_bytes: gradients that share messages, in bytes of fp32; default 25 MiB; ``"auto"``
             plans it from the same measurement.
+        vote_if: a function of a variable's name, in Keras 3 its path, and the variable; True: it is
+            voted on. The others, and those below ``min_size``, go dense: their gradients become
+            the mean of all ranks', as with ``hvd.Average``, on which any optimizer steps by its own
+            algorithm, ``hvd.SignSGD`` and its like too. They share buckets of their own, and
+            ``bucket_bytes``. Ranks choose alike.
+        min_size: coordinates that a variable must have to be voted on; default 0.
 
     Returns:
         The optimizer itself, of a class derived from its own.
@@ -83,7 +95,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     Raises:
         ValueError: contradictory or unknown arguments; in the first step, on all ranks alike, ranks
             that differ in variables or options.
-        TypeError: no Keras optimizer, or a gradient that is not fp32, fp64, fp16 or bf16.
+        TypeError: no Keras optimizer, a gradient that is not fp32, fp64, fp16 or bf16, or a choice
+            of variables that says neither True nor False.
         RuntimeError: in a step within XLA, or in a graph without an order.
     """
     common = {
@@ -107,7 +120,15 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     if ours:
         optimizer = checked(optimizer)
     poisons = votes and loss_scaling(optimizer)
-    settings = make_settings(op=op, vote=vote, bucket_bytes=bucket_bytes, poisons=poisons, **common)
+    settings = make_settings(
+        op=op,
+        vote=vote,
+        bucket_bytes=bucket_bytes,
+        vote_if=vote_if,
+        min_size=min_size,
+        poisons=poisons,
+        **common,
+    )
     if ours:
         exchanges = Exchanges(settings)
         if settings.options is not None and settings.options.scale == "none":

@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.frontend.arguments import gradient_settings, keywords_of, op_of
+from hvd_sign.frontend.choice import Choice, make_choice
 from hvd_sign.runtime.sessions import BUCKET_BYTES
 from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.sign_compression import Compression
+
+EVERYTHING = make_choice(None, None)
+"""The choice that leaves nothing out."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class ExchangeSettings:
         op: a vote rule, or an operation of ``horovod_api``.
         compression: a compressor.
         options: of a vote; None: nothing is voted on.
+        training: what else is done with gradients that are voted on.
+        choice: which of them are; the others get the mean of the ranks' gradients.
         process_set: the ranks that take part.
         sparse_as_dense: ``tf.IndexedSlices`` become dense.
         passes: gradients that are added up to one.
@@ -34,6 +41,8 @@ class ExchangeSettings:
     op: Any
     compression: Any
     options: VoteOptions | None
+    training: TrainingOptions
+    choice: Choice
     process_set: Any
     sparse_as_dense: bool = False
     passes: int = 1
@@ -45,11 +54,11 @@ class ExchangeSettings:
     scale_local: bool = True
 
     def key(self) -> Any:
-        """Equal for equal settings."""
+        """Equal for equal settings, whichever variables are chosen."""
         groups = self.groups
         if isinstance(groups, (list, tuple)):
             groups = tuple(tuple(map(id, group)) for group in groups)
-        named = replace(self, op=repr(self.op), compression=None, groups=None)
+        named = replace(self, op=repr(self.op), compression=None, groups=None, choice=EVERYTHING)
         return named, id(self.compression), groups
 
     @property
@@ -65,6 +74,8 @@ def make_settings(
     *,
     process_set: Any,
     bucket_bytes: int | str | None = None,
+    vote_if: Any = None,
+    min_size: Any = None,
     backward_passes_per_step: int = 1,
     average_aggregated_gradients: bool = False,
     sparse_as_dense: bool = False,
@@ -78,14 +89,16 @@ def make_settings(
 
     Raises:
         ValueError: contradictory or unknown ones.
-        TypeError: unknown keywords.
+        TypeError: unknown keywords, or a choice of variables that is none.
     """
     op = op_of(compression, op, Compression.none)
-    options, bucket_bytes, groups = gradient_settings(
+    chosen = gradient_settings(
         op,
         keywords_of(compression, vote),
         scaler="a LossScaleOptimizer" if poisons else None,
         bucket_bytes=bucket_bytes,
+        vote_if=vote_if,
+        min_size=min_size,
         passes=backward_passes_per_step,
         predivide=gradient_predivide_factor,
         num_groups=num_groups,
@@ -96,13 +109,15 @@ def make_settings(
     return ExchangeSettings(
         op,
         compression,
-        options,
+        chosen.options,
+        chosen.training,
+        chosen.choice,
         process_set,
         sparse_as_dense,
         backward_passes_per_step,
         average_aggregated_gradients,
-        bucket_bytes,
-        groups,
+        chosen.bucket_bytes,
+        chosen.groups,
         gradient_predivide_factor,
         poisons,
         scale_local_gradients,

@@ -59,7 +59,8 @@ class SignOptimizer(KerasOptimizer):
         self._algorithm = algorithm
         self._own_config = config
         self._voted_on: Callable[[Any], bool] = lambda variable: False
-        self._warmed_up: Callable[[tf.Tensor], tf.Tensor] | None = None
+        self._voted: Callable[[], tf.Tensor | None] = lambda: None
+        self._wrapped = False
         self._options = VoteOptions(**self.vote_keywords())
 
     def vote_keywords(self) -> dict[str, Any]:
@@ -72,18 +73,15 @@ class SignOptimizer(KerasOptimizer):
         return {}
 
     def take_verdicts(
-        self,
-        voted_on: Callable[[Any], bool],
-        warmed_up: Callable[[tf.Tensor], tf.Tensor],
+        self, voted_on: Callable[[Any], bool], voted: Callable[[], tf.Tensor | None]
     ) -> None:
         """Takes gradients for what ranks have decided, from now on.
 
         Args:
             voted_on: whether that is so of a variable's; what is not, this process decides alone.
-            warmed_up: given one that was decided, whether that is a mean of the warm-up's: bool[].
+            voted: whether it is so of any in this step: bool[]; None: it is.
         """
-        self._voted_on = voted_on
-        self._warmed_up = warmed_up
+        self._voted_on, self._voted, self._wrapped = voted_on, voted, True
 
     @property
     def _planes(self) -> tuple[str, ...]:
@@ -124,6 +122,23 @@ class SignOptimizer(KerasOptimizer):
             RuntimeError: within XLA, or in a graph without an order.
         """
         own = [place for place, v in enumerate(variables) if not self._voted_on(v)]
+        voted = self._voted()
+        if voted is None:
+            return self._decided(gradients, variables, own)
+        typed = [
+            tf.cast(densified(gradient), variable.dtype)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
+        decided: list[Any] = tf.cond(
+            voted,
+            lambda: self._decided(typed, variables, own),
+            lambda: self._decided(typed, variables, range(len(variables))),
+        )
+        return decided
+
+    def _decided(
+        self, gradients: Sequence[Any], variables: Sequence[Any], own: Sequence[int]
+    ) -> list[Any]:
         decided = list(gradients)
         if own:
             alone = self._decided_alone([gradients[i] for i in own], [variables[i] for i in own])

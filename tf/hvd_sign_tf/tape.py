@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import tensorflow as tf
 
+from hvd_sign.frontend.choice import Choice
 from hvd_sign_tf.backend import backend, horovod_api
 from hvd_sign_tf.bridge import check_context
 from hvd_sign_tf.exchanges import Exchanges
@@ -22,9 +24,12 @@ logger = logging.getLogger("hvd_sign")
 class ExchangingTape(tf.GradientTape):
     """What was recorded by another tape, whose gradients all ranks decide together."""
 
-    def __init__(self, tape: tf.GradientTape, exchanges: Exchanges, scaler: Any) -> None:
+    def __init__(
+        self, tape: tf.GradientTape, exchanges: Exchanges, choice: Choice, scaler: Any
+    ) -> None:
         self.__dict__.update(tape.__dict__)
         self._hvd_sign_exchanges = exchanges
+        self._hvd_sign_choice = choice
         self._hvd_sign_scaler = scaler
         self._hvd_sign_local = LocalVariables()
 
@@ -55,10 +60,14 @@ class ExchangingTape(tf.GradientTape):
         own = super().gradient(target, sources, *args, **kwargs)
         variables = tf.nest.flatten(sources)
         gradients = tf.nest.flatten(own, expand_composites=False)
-        results, _ = self._hvd_sign_exchanges.exchange(
-            gradients, variables, self._hvd_sign_local, self._hvd_sign_scaler
+        outcome = self._hvd_sign_exchanges.exchange(
+            gradients,
+            variables,
+            self._hvd_sign_local,
+            self._hvd_sign_scaler,
+            choice=self._hvd_sign_choice,
         )
-        return tf.nest.pack_sequence_as(sources, results)
+        return tf.nest.pack_sequence_as(sources, outcome.gradients)
 
     def get_local_and_global_gradients(
         self, target: Any, sources: Any, *args: Any, **kwargs: Any
@@ -93,6 +102,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     *,
     bucket_bytes: int | str | None = None,
     loss_scale_optimizer: Any = None,
+    vote_if: Callable[[str, Any], bool] | None = None,
+    min_size: int | None = None,
     **vote: Any,
 ) -> Any:
     """Horovod's ``DistributedGradientTape``, or one whose gradients are voted on.
@@ -129,6 +140,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
         vote,
         process_set=process_set,
         bucket_bytes=bucket_bytes,
+        vote_if=vote_if,
+        min_size=min_size,
         sparse_as_dense=sparse_as_dense,
         gradient_predivide_factor=gradient_predivide_factor,
         num_groups=num_groups,
@@ -157,7 +170,7 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     seen = settings.poisons and not exchanges.free_of_loss_scale
     if settings.votes and mixed and loss_scale_optimizer is None and not seen:
         _warn_of_scaling()
-    return ExchangingTape(gradtape, exchanges, loss_scale_optimizer)
+    return ExchangingTape(gradtape, exchanges, settings.choice, loss_scale_optimizer)
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from hvd_sign_tf.backend import horovod_api
-from hvd_sign_tf.exchanges import Exchanges, Outcome
+from hvd_sign_tf.exchanges import Exchanges
 from hvd_sign_tf.local import LocalVariables
 from hvd_sign_tf.sign_optimizers import SignOptimizer
 from hvd_sign_tf.state import STATE_FILE, ExchangeState
@@ -19,15 +19,17 @@ from hvd_sign_tf.state import STATE_FILE, ExchangeState
 
 @dataclass
 class Computed:
-    """What ``compute_gradients()`` has exchanged, and ``apply_gradients()`` has yet to apply.
+    """What was exchanged last.
 
     Attributes:
-        pending: whether there is anything.
-        counts: whether its step counts.
+        pending: ``compute_gradients()`` has, and ``apply_gradients()`` has yet to apply it.
+        counts: whether the step counts; None: it does.
+        voted: whether ranks have voted, or it became means; None: they have.
     """
 
     pending: bool = False
     counts: tf.Tensor | None = None
+    voted: tf.Tensor | None = None
 
 
 class ExchangingOptimizer:
@@ -64,11 +66,9 @@ class ExchangingOptimizer:
     ) -> None:
         """One pass: exchanges gradients, and applies what comes back if the step counts."""
         computed = self._hvd_sign_computed
-        if computed.pending:
-            results, counts = gradients, computed.counts
-            computed.pending, computed.counts = False, None
-        else:
-            results, counts = self._hvd_sign_exchange(gradients, variables)
+        pending, computed.pending = computed.pending, False
+        results = gradients if pending else self._hvd_sign_exchange(gradients, variables)
+        counts = computed.counts
         if counts is None:
             apply(results)
             return
@@ -83,9 +83,16 @@ class ExchangingOptimizer:
 
         tf.cond(counts, step, skip)
 
-    def _hvd_sign_exchange(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Outcome:
-        scaler = self if self._hvd_sign_unscales() else None
-        return self._hvd_sign.exchange(gradients, variables, self._hvd_sign_local, scaler)
+    def _hvd_sign_exchange(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
+        results, counts, voted = self._hvd_sign.exchange(
+            gradients,
+            variables,
+            self._hvd_sign_local,
+            self if self._hvd_sign_unscales() else None,
+            inner_of(self),
+        )
+        self._hvd_sign_computed.counts, self._hvd_sign_computed.voted = counts, voted
+        return results
 
     def _hvd_sign_unscales(self) -> bool:
         """Whether it divides what was exchanged by the loss's scale, which gradients carry."""
@@ -154,8 +161,8 @@ class Keras2Optimizer(ExchangingOptimizer):
         return self._hvd_sign_compute(gradients, params)
 
     def _hvd_sign_compute(self, gradients: Sequence[Any], variables: Sequence[Any]) -> list[Any]:
-        results, counts = self._hvd_sign_exchange(gradients, variables)
-        self._hvd_sign_computed.pending, self._hvd_sign_computed.counts = True, counts
+        results = self._hvd_sign_exchange(gradients, variables)
+        self._hvd_sign_computed.pending = True
         return results
 
     @tf.autograph.experimental.do_not_convert
@@ -261,8 +268,12 @@ def wrap(optimizer: Any, exchanges: Exchanges) -> Any:
     optimizer._hvd_sign_computed = Computed()
     optimizer.exchange_state = ExchangeState(exchanges)
     inner, local = inner_of(optimizer), optimizer._hvd_sign_local
+    computed = optimizer._hvd_sign_computed
     if exchanges.settings.votes and isinstance(inner, SignOptimizer):
-        inner.take_verdicts(lambda variable: exchanges.included and variable not in local)
+        inner.take_verdicts(
+            lambda variable: variable not in local and exchanges.votes_on(variable),
+            lambda: computed.voted,
+        )
     return optimizer
 
 

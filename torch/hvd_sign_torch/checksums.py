@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -34,16 +33,3 @@ def _checksum(tensor: torch.Tensor) -> torch.Tensor:
     for run in torch.split(words, RUN):
         total = total * PRIME + (run * odd[: run.numel()]).sum()
     return total
-
-
-def options_text(groups: Sequence[Mapping[str, Any]]) -> str:
-    """What parameter groups say of numbers, names and switches, such as learning rates."""
-    return repr(
-        [sorted((k, _plain(v)) for k, v in group.items() if k != "params") for group in groups]
-    )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        value = value.tolist()
-    return repr(value) if isinstance(value, (bool, int, float, str, tuple, list)) else ""

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-NEARLY_NOTHING = 1e-6
-"""What PyTorch adds to a norm that it divides by."""
+from hvd_sign.frontend.clipping import shrinking
 
 
 def clip_values(gradient: torch.Tensor, bound: float) -> None:
@@ -25,13 +24,14 @@ def norm_factor(gradients: Iterable[torch.Tensor], bound: float) -> float:
         gradients: all of a rank's, dense or sparse.
         bound: as large as they are scaled.
     """
-    total = 0.0
-    for gradient in gradients:
-        numbers = gradient.detach()
-        numbers = numbers.coalesce().values() if numbers.is_sparse else numbers
+    return shrinking(map(_norm, gradients), bound)
+
+
+def _norm(gradient: torch.Tensor) -> float:
+    numbers = gradient.detach()
+    numbers = numbers.coalesce().values() if numbers.is_sparse else numbers
+    norm = float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
+    if norm - norm != 0:  # not finite
+        numbers = torch.where(numbers.isfinite(), numbers, 0)
         norm = float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
-        if norm - norm != 0:  # not finite
-            numbers = torch.where(numbers.isfinite(), numbers, 0)
-            norm = float(torch.linalg.vector_norm(numbers, dtype=torch.float64))
-        total += norm * norm
-    return min(1.0, bound / (float(total**0.5) + NEARLY_NOTHING))
+    return norm

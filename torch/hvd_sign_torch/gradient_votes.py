@@ -14,11 +14,11 @@ import torch
 from hvd_sign.core.buckets import BLOCK, TensorSpec, check_dtype, group_positions
 from hvd_sign.devices import HOST, Operand
 from hvd_sign.frontend.arguments import free_of_loss_scale
-from hvd_sign.runtime.comparing import Comparison
+from hvd_sign.runtime.comparing import Comparison, options_text
 from hvd_sign.runtime.serving import leave_together
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign_torch.backend import backend
-from hvd_sign_torch.checksums import checksums, options_text
+from hvd_sign_torch.checksums import checksums
 from hvd_sign_torch.clipping import clip_values, norm_factor
 from hvd_sign_torch.devices import dtype_name, operand_of
 from hvd_sign_torch.gradient_hooks import GradientHooks
@@ -134,7 +134,8 @@ class GradientVotes(GradientHooks):
 
     def _checksums(self) -> list[int]:
         """Of what the comparison's names say."""
-        rest = repr(checksums(self._frozen)), options_text(self._optimizer.param_groups)
+        groups = (options_text(group, {"params"}) for group in self._optimizer.param_groups)
+        rest = repr(checksums(self._frozen)), repr(list(groups))
         return [*checksums(self._parameters), *(crc32(text.encode()) for text in rest)]
 
     def state(self) -> Arrays:

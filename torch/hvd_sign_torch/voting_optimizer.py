@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from hvd_sign.core.buckets import check_bucket_bytes
-from hvd_sign.core.training import TrainingOptions, split_keywords
+from hvd_sign.core.training import split_keywords
 from hvd_sign.engine.operations import GRADIENTS, Opening
 from hvd_sign.frontend.arguments import gradient_settings, refuse_vote_options
 from hvd_sign.frontend.backends import HorovodBackend
-from hvd_sign.frontend.choice import make_choice
-from hvd_sign.frontend.sign_optimizers import keywords_for, op_for, training_for
+from hvd_sign.frontend.sign_optimizers import keywords_for, op_for
 from hvd_sign.runtime.sessions import VoteSession
 from hvd_sign.votes import is_vote_rule, make_rule
 from hvd_sign_torch.backend import backend, horovod_api
@@ -225,8 +224,8 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     """
     of_signs = optimizer if isinstance(optimizer, OptimizerOfSigns) else None
     op = op_for(of_signs, compression, op, Compression.none)
-    vote, training = split_keywords(vote)
     if not is_vote_rule(op):
+        vote, training = split_keywords(vote)
         refuse_vote_options(
             vote,
             bucket_bytes=bucket_bytes,
@@ -255,30 +254,30 @@ def DistributedOptimizer(  # noqa: N802, the name that Horovod's users know
     stream = backend.adhoc(process_set) if included else None
     with nullcontext() if stream is None else stream.refusing(Opening.kind, GRADIENTS):
         vote, own = keywords_for(of_signs, compression, Compression.none, vote)
-        training = training_for(of_signs, own, training)
-        options, bucket_bytes, groups = gradient_settings(
+        settings = gradient_settings(
             op,
             vote,
             scaler=None if grad_scaler is None else "a grad_scaler",
             bucket_bytes=bucket_bytes,
+            vote_if=vote_if,
+            min_size=min_size,
             passes=backward_passes_per_step,
             predivide=gradient_predivide_factor,
             num_groups=num_groups,
             groups=groups,
         )
-        assert options is not None
-        chosen = TrainingOptions(**training)
-        check_bucket_bytes(bucket_bytes)
+        assert settings.options is not None
+        check_bucket_bytes(settings.bucket_bytes)
         voting = wrapped(VotingOptimizer, optimizer)
         names = parameter_names(optimizer, named_parameters)
         terms = Terms(
             process_set=process_set,
             rule=make_rule(op),
-            options=options,
-            training=chosen,
-            bucket_bytes=bucket_bytes,
-            groups=groups,
-            choice=make_choice(vote_if, min_size),
+            options=settings.options,
+            training=settings.training,
+            bucket_bytes=settings.bucket_bytes,
+            groups=settings.groups,
+            choice=settings.choice,
             sparse_as_dense=sparse_as_dense,
             of_signs=own,
             grad_scaler=grad_scaler,
