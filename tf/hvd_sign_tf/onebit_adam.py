@@ -124,7 +124,7 @@ class OneBitAdam(SignOptimizer):
             assert voted is not None  # there is a warm-up
             warming_up = tf.logical_not(voted)
             dense = [warming_up if self._voted_on(v) else True for v in variables]
-        self._adams_steps.assign(tf.where(warming_up, steps + 1, steps))
+        self._adams_steps.assign(steps + tf.cast(tf.reshape(warming_up, ()), tf.int64))
         rows = zip(given, told, dense, variables, strict=True)
         return [self._direction(*row) for row in rows]
 

@@ -59,7 +59,8 @@ class ExchangeSettings:
         if isinstance(groups, (list, tuple)):
             groups = tuple(tuple(map(id, group)) for group in groups)
         named = replace(self, op=repr(self.op), compression=None, groups=None, choice=EVERYTHING)
-        return named, id(self.compression), groups
+        # Of a vote the options say it all; a compressor of votes may be a new one in each step.
+        return named, None if self.votes else id(self.compression), groups
 
     @property
     def votes(self) -> bool:
