@@ -236,7 +236,7 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.002"
     )
     assert (
-        result["methods"][3]["optimizer"] == "SGD on the verdict, learning rate 0.2, momentum 0.9"
+        result["methods"][3]["optimizer"] == "SGD on the verdict, learning rate 0.3, momentum 0.9"
     )
     assert (
         "rise linearly over the first 25 % of the training" in (folder / "report.txt").read_text()
