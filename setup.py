@@ -29,16 +29,22 @@ TEST = ["hypothesis>=6.100", "psutil>=5.9", "pytest>=8"]
 
 
 class ParallelBuild(build_ext):
-    """Compiles an extension's files side by side; setuptools does so with whole extensions only."""
+    """Compiles an extension's files side by side, and once what both extensions are made of.
+
+    setuptools does only whole extensions side by side, and a file anew for each of them.
+    """
 
     def build_extensions(self) -> None:
         """Replaces the compiler's method, which takes all files of an extension in turn."""
         compile_in_turn = self.compiler.compile
+        objects: dict[str, list[str]] = {}  # by file: no kernel includes MPI, whose flags differ
 
         def compile_all(sources: list[str], *args: object, **options: object) -> list[str]:
+            new = [file for file in sources if file not in objects]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                jobs = [pool.submit(compile_in_turn, [file], *args, **options) for file in sources]
-                return [compiled for job in jobs for compiled in job.result()]
+                jobs = [pool.submit(compile_in_turn, [file], *args, **options) for file in new]
+            objects.update(zip(new, (job.result() for job in jobs), strict=True))
+            return [compiled for file in sources for compiled in objects[file]]
 
         self.compiler.compile = compile_all
         super().build_extensions()

@@ -12,7 +12,7 @@ from benchmarks.methods.baselines import BASELINES
 from benchmarks.methods.baselines.base import Baseline
 from benchmarks.methods.catalogue import METHODS
 from benchmarks.ranks.pytorch import allreduce, contests
-from benchmarks.ranks.pytorch.checks import adasum_weights, right_votes
+from benchmarks.ranks.pytorch.checks import adasum_weights, right_votes, verdicts
 
 
 class Bucket:
@@ -141,6 +141,20 @@ def test_zeros_are_cast_as_the_policy_says(name: str, right: list[bool]) -> None
     got = torch.tensor([1.0, -1, -1, 0], dtype=torch.float64)
     every[2, 3] = -2
     assert right_votes(METHODS[name], got, every).tolist() == right
+
+
+def test_verdicts_of_another_scale_than_the_median_are_wrong() -> None:
+    """Of four ranks with mean absolute signals 3, 0, 1 and 2 the median is 2, without the zero."""
+    sizes = torch.tensor([3.0, 0, 1, 2], dtype=torch.float64)
+    got = torch.tensor([2.0, -2, 0, 2.0001, 1.5, -3, 2 + 1e-6], dtype=torch.float64)
+    found = verdicts(got, sizes)
+    assert found[[0, 1, 2, 6]].tolist() == [1, -1, 0, 1]
+    every = torch.ones(3, 7, dtype=torch.float64)
+    every[:, [1, 5]] = -1
+    right = right_votes(METHODS["ef_sign"], found, every).tolist()
+    assert right == [True, True, False, False, False, False, True]
+    # The lower middle one of an even number.
+    assert verdicts(torch.tensor([1.0]), torch.tensor([5.0, 1, 4, 0.5])).tolist() == [1]
 
 
 def test_what_adasum_makes_of_vectors() -> None:

@@ -20,7 +20,7 @@ from benchmarks.training import frameworks, shapes
 from benchmarks.training.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
 
 VOTES = [
-    *("vote", "signum", "lion"),
+    *("vote", "signum", "lion", "ef_sign"),
     *("vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
     *("vote-horovod", "vote-mpi4py"),
 ]

@@ -217,7 +217,8 @@ def test_a_tiny_training(tmp_path: Path) -> None:
 def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"the same words again and again; " * 200)
-    names = ["adasum", "vote-zero", "lion", "ddp-bf16", "powersgd-2", "topk", "local"]
+    names = ["adasum", "vote-zero", "lion", "ef_sign", "ddp-bf16", "powersgd-2"]
+    names += ["topk", "local"]
     folder = command(
         "benchmarks.train",
         tmp_path,
@@ -235,6 +236,9 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.002"
     )
     assert (
+        result["methods"][3]["optimizer"] == "SGD on the verdict, learning rate 0.3, momentum 0.9"
+    )
+    assert (
         "rise linearly over the first 25 % of the training" in (folder / "report.txt").read_text()
     )
     for method in result["methods"]:
@@ -244,7 +248,7 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         alone = method["name"] == "local"
         assert method["replicas_equal"] is (None if alone else True)
         assert (last["accuracy"] is None) is alone
-        told = method["name"] in ("vote-zero", "lion", "local")
+        told = method["name"] in ("vote-zero", "lion", "ef_sign", "local")
         assert (last["wait_seconds"] is not None) is told
     assert all(row["exposed"] is not None for row in result["summary"])
 
@@ -319,7 +323,7 @@ def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
     # Two workers: a ring sends all of it once, a vote little over a bit a coordinate.
     assert measured["gloo"]["payload_bytes"] == measured["adasum"]["payload_bytes"] == size
     assert measured["sign-bytes"]["payload_bytes"] == size / 4
-    for name in ("vote", "signum", "lion", "vote-horovod", "vote-mpi4py"):
+    for name in ("vote", "signum", "lion", "ef_sign", "vote-horovod", "vote-mpi4py"):
         assert size / 32 < measured[name]["payload_bytes"] < 1.03 * size / 32
     assert result["setup"]["memory_bytes_per_second"] > 1e7
     assert {path.name for path in folder.glob("config*")} == {

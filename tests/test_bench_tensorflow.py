@@ -175,16 +175,18 @@ def check_training(folder: Path, labels: list[str]) -> results.Result:
 )
 def test_a_tiny_training_beside_horovod_and_its_page(tmp_path: Path) -> None:
     folder = command(
-        "benchmarks.train", tmp_path, *TRAINING, "--methods", "fp32,fp16,vote,lion,local"
+        "benchmarks.train", tmp_path, *TRAINING, "--methods", "fp32,fp16,vote,lion,ef_sign,local"
     )
-    labels = ["Horovod fp32", "Horovod fp16", "majority vote", "Lion by vote", "no exchange"]
+    labels = ["Horovod fp32", "Horovod fp16", "majority vote", "Lion by vote"]
+    labels += ["error feedback by vote", "no exchange"]
     result = check_training(folder, labels)
     assert result["runtime"] == "horovod"
     coordinates = result["setup"]["parameters"]
-    fp32, fp16, voted, lion, alone = (row["payload"] for row in result["summary"])
+    fp32, fp16, voted, lion, ef_sign, alone = (row["payload"] for row in result["summary"])
     assert (fp32, fp16, alone) == (4 * coordinates, 2 * coordinates, 0)
     assert coordinates / 8 < voted < 1.03 * coordinates / 8
     assert lion == voted
+    assert voted < ef_sign < 1.1 * voted  # it also sends what its scales are made of
     # All began with the same weights, and Horovod's fp16 is hardly another mean than its fp32.
     losses = {method["name"]: method["epochs"][0]["loss"] for method in result["methods"]}
     assert losses["fp16"] == pytest.approx(losses["fp32"], rel=0.01)

@@ -29,7 +29,7 @@ def test_collecting_the_tests_starts_no_mpi(collected):
         "test_ranks.py::test_core[3]",
         "test_engines.py::test_engines_and_segments_give_equal_verdicts[2]",
         "test_engines.py::test_torch_votes_with_three_threads",
-        "test_cross_framework.py::test_one_meaning[2]",
+        "test_cross_framework.py::test_votes_and_plain_signs",
     ],
 )
 def test_the_core_its_engines_and_each_framework_are_in_the_quick_tier(collected, test):

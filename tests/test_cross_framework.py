@@ -13,11 +13,14 @@ pytestmark = pytest.mark.skipif(
 MANY = 3 if launch.has("horovod") else 4
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.quick), MANY])
-def test_one_meaning(inner, ranks):
-    inner(ranks, "ranks_cross_framework.py", limit=400)
+@pytest.mark.quick
+def test_votes_and_plain_signs(inner):
+    inner(2, "ranks_cross_framework.py", limit=400)
 
 
-@pytest.mark.parametrize("ranks", [2, MANY])
-def test_algorithms_that_keep_something(inner, ranks):
-    inner(ranks, "ranks_cross_algorithms.py", limit=400)
+def test_algorithms_that_keep_something(inner):
+    inner(2, "ranks_cross_algorithms.py", limit=400)
+
+
+def test_all_on_more_ranks(inner):
+    inner(MANY, "ranks_cross_*.py", limit=400)

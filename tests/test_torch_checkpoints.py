@@ -55,14 +55,17 @@ def test_what_horovod_saved_our_own_runtime_loads_and_back(start):
         done(start(2, runtime=runtime), 2, [2] * number)
 
 
-@pytest.mark.parametrize(("rank", "count"), [(1, 1), (0, 7), (0, 10)], ids=lambda value: str(value))
-def test_a_job_that_is_killed_amid_a_save(start, tmp_path, rank, count):
+def test_jobs_that_are_killed_amid_a_save(start, tmp_path):
     """While files are written, as the manifest is, and after it: the old one, or the new."""
     done(start(2), 2, [])
-    killed = start(2, rank, count)
-    assert killed.returncode != 0
-    assert "done" not in killed.output, killed.report()
-    left = sorted(place.name for place in (tmp_path / "saved").iterdir())
-    assert left == ["00000001", "00000002"]
-    done(start(2), 2, [2] if count < 10 else [2, 2])
-    assert [place.name for place in (tmp_path / "saved").iterdir()] == ["00000003"]
+    sizes = [2]
+    for number, (rank, count, is_saved) in enumerate([(1, 1, False), (0, 7, False), (0, 10, True)]):
+        killed = start(2, rank, count)
+        assert killed.returncode != 0
+        assert "done" not in killed.output, killed.report()
+        left = sorted(place.name for place in (tmp_path / "saved").iterdir())
+        assert left == [f"{2 * number + 1:08}", f"{2 * number + 2:08}"]
+        sizes += [2] * is_saved
+        done(start(2), 2, sizes)
+        sizes.append(2)
+        assert [place.name for place in (tmp_path / "saved").iterdir()] == [f"{2 * number + 3:08}"]

@@ -45,7 +45,7 @@ class Method:
         name: as given to --methods.
         label: as shown.
         group: who does the work, one of those above.
-        votes: whether the gradient becomes a verdict of -1, 0 or +1.
+        votes: whether the gradient becomes a verdict of -1, 0 or +1, times a scale or not.
         payload: (workers, shapes of the gradients) -> bytes sent per worker and exchange, where the
             library does not count them; None: hvd.vote_stats() counts them.
         tolerance: how far a coordinate may be from the exact mean of values near 1, by rounding;
@@ -76,6 +76,11 @@ class Method:
     def recipe(self) -> str:
         """What it is trained by, a key of benchmarks.training.tasks.Recipes."""
         return str(self.options.get("algorithm", "sign")) if self.votes else "mean"
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a verdict comes times the median of the workers' mean absolute signals."""
+        return self.options.get("scale") == "mean_abs"
 
     @property
     def op(self) -> str:
@@ -127,6 +132,7 @@ METHODS = {
         _vote("vote", "majority vote", {}),
         _vote("signum", "Signum by vote", {}, algorithm="signum"),
         _vote("lion", "Lion by vote", {}, algorithm="lion"),
+        _vote("ef_sign", "error feedback by vote", {}, algorithm="ef_sign", scale="mean_abs"),
         _vote("vote-allgather", "vote, allgather", {}, exchange="allgather"),
         _vote("vote-hierarchical", "vote, hierarchical", {}, exchange="hierarchical"),
         _vote("vote-zero", "vote, ties zero", {}, ties="zero"),

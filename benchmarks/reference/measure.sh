@@ -21,7 +21,7 @@ for rate in 100mbit 1gbit none; do
     for workers in 2 4 8; do
         # 3.2 kB, 102 kB, 3.3 MB and 100 MiB.
         python -m benchmarks.allreduce --network cluster --rate "$rate" --workers "$workers" \
-            --methods "$others,vote,signum,lion,vote-allgather" -b 3200 -e 100M -f 32 \
+            --methods "$others,vote,signum,lion,ef_sign,vote-allgather" -b 3200 -e 100M -f 32 \
             -n "$calls" -w 1 --out "$out"
     done
 done
@@ -34,7 +34,7 @@ python=python
 train() {
     "$python" -m benchmarks.train --network cluster --rate 1gbit --out "$out" "$@"
 }
-train --methods fp32,fp16,powersgd-2,vote,signum,lion,local
+train --methods fp32,fp16,powersgd-2,vote,signum,lion,ef_sign,local
 train --framework tensorflow --methods fp32,vote,signum,local
 python=.venv-keras3/bin/python
 train --framework tensorflow --methods fp32,vote,signum,local

@@ -9,13 +9,15 @@ from benchmarks.methods.catalogue import Method
 
 SAMPLE = 1 << 16  # coordinates that are compared
 ADASUM_TOLERANCE = 1e-4
+SCALE_TOLERANCE = 1e-5  # relative: sums of absolute values, in fp32
 
 
 def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor) -> int | None:
     """How many of at most 65,536 coordinates, spread over all, are wrong; on all ranks at once.
 
-    Votes must be the majority of the ranks' signs, and what makes a mean must be it within its
-    rounding. Adasum is worked out anew from the ranks' inner products.
+    Votes must be the majority of the ranks' signs, times the scale where they have one, and what
+    makes a mean must be it within its rounding. Adasum is worked out anew from the ranks' inner
+    products.
 
     Args:
         method: what was done.
@@ -33,6 +35,9 @@ def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor)
     if method.votes:
         if method.options.get("exchange") == "hierarchical" and 1 < hvd.cross_size() < hvd.size():
             return None
+        if method.scaled:
+            sizes = hvd.allgather(signal.abs().mean(dtype=torch.float64)[None], name=f"{name}.size")
+            got = verdicts(got, sizes)
         return int((~right_votes(method, got, every)).sum())
     if method.op == "Adasum":
         expected = adasum_weights(inner_products(name, signal)) @ every
@@ -40,6 +45,18 @@ def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor)
     if method.tolerance is None:
         return None
     return int(((got - every.mean(0)).abs() > method.tolerance).sum())
+
+
+def verdicts(got: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """Verdicts without their scale, float64[n]; one of another size than that is no -1, 0 or +1.
+
+    Args:
+        got: the scaled verdicts, float64[n].
+        sizes: of the ranks' signals, mean absolute values, float64[M]; the scale is the median of
+            those above 0, the lower middle one of an even number.
+    """
+    found = got / sizes[sizes > 0].median()
+    return torch.where((found.abs() - 1).abs() <= SCALE_TOLERANCE, found.sign(), found)
 
 
 def right_votes(method: Method, got: torch.Tensor, every: torch.Tensor) -> torch.Tensor:
