@@ -20,7 +20,7 @@ from benchmarks.training import frameworks, shapes
 from benchmarks.training.frameworks import FRAMEWORKS, HOROVOD, MPI, framework_of
 
 VOTES = [
-    *("vote", "signum", "lion", "ef_sign"),
+    *("vote", "signum", "lion", "ef_sign", "onebit"),
     *("vote-allgather", "vote-hierarchical", "vote-zero", "vote-positive"),
     *("vote-horovod", "vote-mpi4py"),
 ]

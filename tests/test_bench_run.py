@@ -217,7 +217,7 @@ def test_a_tiny_training(tmp_path: Path) -> None:
 def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_bytes(b"the same words again and again; " * 200)
-    names = ["adasum", "vote-zero", "lion", "ef_sign", "ddp-bf16", "powersgd-2"]
+    names = ["adasum", "vote-zero", "lion", "ef_sign", "onebit", "ddp-bf16", "powersgd-2"]
     names += ["topk", "local"]
     folder = command(
         "benchmarks.train",
@@ -248,7 +248,7 @@ def test_a_tiny_language_model_by_all_kinds_of_methods(tmp_path: Path) -> None:
         alone = method["name"] == "local"
         assert method["replicas_equal"] is (None if alone else True)
         assert (last["accuracy"] is None) is alone
-        told = method["name"] in ("vote-zero", "lion", "ef_sign", "local")
+        told = method["name"] in ("vote-zero", "lion", "ef_sign", "onebit", "local")
         assert (last["wait_seconds"] is not None) is told
     assert all(row["exposed"] is not None for row in result["summary"])
 
@@ -323,7 +323,7 @@ def test_a_tiny_exchange_by_all_methods(tmp_path: Path) -> None:
     # Two workers: a ring sends all of it once, a vote little over a bit a coordinate.
     assert measured["gloo"]["payload_bytes"] == measured["adasum"]["payload_bytes"] == size
     assert measured["sign-bytes"]["payload_bytes"] == size / 4
-    for name in ("vote", "signum", "lion", "ef_sign", "vote-horovod", "vote-mpi4py"):
+    for name in ("vote", "signum", "lion", "ef_sign", "onebit", "vote-horovod", "vote-mpi4py"):
         assert size / 32 < measured[name]["payload_bytes"] < 1.03 * size / 32
     assert result["setup"]["memory_bytes_per_second"] > 1e7
     assert {path.name for path in folder.glob("config*")} == {

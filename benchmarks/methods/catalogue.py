@@ -83,6 +83,11 @@ class Method:
         return self.options.get("scale") == "mean_abs"
 
     @property
+    def averages(self) -> bool:
+        """Whether it tells a mean by signs and a scale a chunk, with error feedback."""
+        return self.options.get("algorithm") == "onebit"
+
+    @property
     def op(self) -> str:
         """The name in hvd of what hvd.allreduce shall do."""
         return "MajorityVote" if self.group == "ours" else str(self.options.get("op", "Average"))
@@ -133,6 +138,7 @@ METHODS = {
         _vote("signum", "Signum by vote", {}, algorithm="signum"),
         _vote("lion", "Lion by vote", {}, algorithm="lion"),
         _vote("ef_sign", "error feedback by vote", {}, algorithm="ef_sign", scale="mean_abs"),
+        _vote("onebit", "scaled mean of signs", {}, algorithm="onebit", scale="mean_abs"),
         _vote("vote-allgather", "vote, allgather", {}, exchange="allgather"),
         _vote("vote-hierarchical", "vote, hierarchical", {}, exchange="hierarchical"),
         _vote("vote-zero", "vote, ties zero", {}, ties="zero"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.data import IMAGES, TOKENS
 
@@ -48,8 +48,12 @@ Recipes = Mapping[str, Optimizer]  # by the names in `Method.recipe`
 def recipes(
     mean: Optimizer, sign: Optimizer, signum: Optimizer, lion: Optimizer, ef_sign: Optimizer
 ) -> Recipes:
-    """Of mean gradients, and of verdicts on gradients and on each algorithm's signal."""
-    return {"mean": mean, "sign": sign, "signum": signum, "lion": lion, "ef_sign": ef_sign}
+    """Of mean gradients, and of verdicts on gradients and on each algorithm's signal.
+
+    A mean that is told by signs is stepped on as the mean itself.
+    """
+    given = {"sign": sign, "signum": signum, "lion": lion, "ef_sign": ef_sign}
+    return {"mean": mean, **given, "onebit": replace(mean, votes=True)}
 
 
 @dataclass(frozen=True)

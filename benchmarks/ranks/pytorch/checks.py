@@ -9,15 +9,16 @@ from benchmarks.methods.catalogue import Method
 
 SAMPLE = 1 << 16  # coordinates that are compared
 ADASUM_TOLERANCE = 1e-4
+CHUNK = 4096  # coordinates with a scale of their own
 SCALE_TOLERANCE = 1e-5  # relative: sums of absolute values, in fp32
 
 
 def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor) -> int | None:
     """How many of at most 65,536 coordinates, spread over all, are wrong; on all ranks at once.
 
-    Votes must be the majority of the ranks' signs, times the scale where they have one, and what
-    makes a mean must be it within its rounding. Adasum is worked out anew from the ranks' inner
-    products.
+    Votes must be the majority of the ranks' signs, times the scale where they have one, what tells
+    a mean by signs must be so told, and what makes a mean must be it within its rounding. Adasum is
+    worked out anew from the ranks' inner products.
 
     Args:
         method: what was done.
@@ -29,6 +30,11 @@ def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor)
         the number; None for what cannot be told from a sample: methods that lose by design, and
         votes of several nodes that have several ranks each.
     """
+    if method.averages:
+        mean = hvd.allreduce(told(signal), op=hvd.Average, name=f"{name}.told")
+        close = torch.isclose(result, told(mean), rtol=SCALE_TOLERANCE, atol=0)
+        # Where ranks cancel each other, rounding decides the sign.
+        return int((~close & (mean.abs() > SCALE_TOLERANCE * result.abs())).sum())
     rows = torch.linspace(0, len(signal) - 1, min(SAMPLE, len(signal)), dtype=torch.float64).long()
     every = hvd.allgather(signal[rows].unsqueeze(0), name=f"{name}.sample").double()
     got = result[rows].double()
@@ -45,6 +51,14 @@ def wrong(method: Method, name: str, signal: torch.Tensor, result: torch.Tensor)
     if method.tolerance is None:
         return None
     return int(((got - every.mean(0)).abs() > method.tolerance).sum())
+
+
+def told(numbers: torch.Tensor) -> torch.Tensor:
+    """float32[d] by signs and the mean absolute value of each 4096 coordinates, none of them 0."""
+    chunks = numbers.split(CHUNK)
+    return torch.cat([chunk.sign() * chunk.abs().mean(dtype=torch.float64) for chunk in chunks]).to(
+        numbers.dtype
+    )
 
 
 def verdicts(got: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:

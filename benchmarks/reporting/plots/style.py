@@ -42,7 +42,7 @@ PALETTE = {
     "local": ("#9aa0aa", "#757c88"),
 }
 FAMILIES = {
-    "vote": ("signum", "vote", "lion", "ef_sign"),
+    "vote": ("signum", "vote", "lion", "ef_sign", "onebit"),
     "fp32": ("fp32",),
     "horovod": ("fp16", "adasum"),
     "distributed": ("gloo", "nccl"),
