@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from hvd_sign.algorithms import Algorithm, Lion, Signum, make_algorithm
+from hvd_sign.algorithms import Algorithm, Lion, OneBit, Signum, make_algorithm
 from hvd_sign.errors import CheckpointError, CheckpointNotFoundError, VoteError
 from hvd_sign.runtime.checkpoint_files import Folder, dump_arrays, load_arrays, manifest_of, newest
 from hvd_sign.runtime.checkpoints import refitted
@@ -18,6 +18,7 @@ from hvd_sign.votes import MajorityVote, VoteRule
 ROWS = {
     "three": [[1.0, -4.0, 2.0], [2.0, -5.0, -100.0], [6.0, 3.0, 1.0]],
     "two": [[1.0, -4.0, 2.0], [2.0, 3.0, 4.0]],
+    "parts": [[1.0, -4.0, 0.0], [0.0, 0.0, -3.0]],
 }
 
 
@@ -30,6 +31,7 @@ ROWS = {
         ("three", "sum", 2, [4.5, -3.0, -48.5]),
         ("two", "median", 3, [1.5, -0.5, 3.0]),
         ("two", "sum", 4, [0.75, -0.25, 1.5]),
+        ("parts", "owned", 2, [1.0, -4.0, -3.0]),
     ],
 )
 def test_resized(rows, rule, ranks, wanted, dtype):
@@ -48,6 +50,7 @@ def test_the_medians_sign_is_the_majoritys():
 def test_joining():
     arrays = [np.array(row, np.float32) for row in ROWS["three"]]
     assert joining("sum", arrays).tolist() == [0, 0, 0]
+    assert joining("owned", arrays).tolist() == [0, 0, 0]
     assert joining("median", arrays).tolist() == [2, -4, 1]
     assert joining("mean", arrays).tolist() == [3, -2, np.float32(-97 / 3)]
 
@@ -67,6 +70,7 @@ class Kept(Algorithm):
 
 
 def test_what_an_algorithm_says():
+    assert rule_of(OneBit(), "verdict_residual") == "owned"
     assert [rule_of(Kept(), plane) for plane in Kept().keeps] == ["median", "median", "sum"]
     assert rule_of(Signum(), "momentum") == rule_of(Lion(), "momentum") == "median"
 

@@ -13,6 +13,9 @@ from additions.esteem import Esteem
 from additions.feedback import Feedback
 from helpers import backward, gradients, plain, same_everywhere
 from jobs import KINDS, Job, Model, equal, errors
+from onebit import Rank, World
+
+from hvd_sign.algorithms import OneBit
 
 KEY = "hvd_sign"
 COMMON, MANIFEST = "common.pt", "manifest.json"
@@ -138,6 +141,37 @@ def test_other_voters(hvd, world, path, fewer, grows):
         assert all(
             np.array_equal(theirs[f"residual/{i}"], now[0][f"residual/{i}"]) for theirs in now
         )
+    world.Barrier()
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("grows", [True, False])
+def test_what_those_kept_who_tallied_goes_to_those_who_will(hvd, world, path, fewer, grows):
+    """Steps go on as numpy's do, whose ranks' residuals are summed and split."""
+    part, all_of_them = {"process_set": fewer}, {"process_set": hvd.global_process_set}
+    before, after = (part, all_of_them) if grows else (all_of_them, part)
+    old = world.size - 1 if grows else world.size
+    new = world.size if grows else world.size - 1
+    options = {"algorithm": OneBit(), "ties": "zero"}
+    job, other = Job(hvd, **options, **before), Job(hvd, **options, **after)
+    sides = [World(old, p.numel()) for p in job.params]
+    if world.rank < old:
+        job.train(world.rank, range(3))
+    everyones = [[gradients(r, job.params, turn) for r in range(world.size)] for turn in range(4)]
+    for turn in range(3):
+        for i, side in enumerate(sides):
+            side.step([everyones[turn][rank][i].numpy() for rank in range(old)])
+    hvd.save_checkpoint(path, optimizer=job.optimizer)
+    hvd.load_checkpoint(path, optimizer=other.optimizer)
+    if world.rank < new:
+        other.train(world.rank, range(3, 4))
+        for i, (p, side) in enumerate(zip(other.params, sides, strict=True)):
+            left = sum(rank.left.astype(np.float64) for rank in side.ranks) / new
+            side.ranks = [Rank(p.numel(), "zero") for _ in range(new)]
+            for rank in side.ranks:
+                rank.left = left.astype(np.float32)
+            wanted = side.step([everyones[3][rank][i].numpy() for rank in range(new)])
+            np.testing.assert_array_equal(plain(p.grad).reshape(-1), wanted)
     world.Barrier()
 
 
