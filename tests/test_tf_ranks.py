@@ -10,11 +10,10 @@ pytestmark = pytest.mark.skipif(not launch.has("tensorflow"), reason="needs Tens
 # All of it once by each runtime; which numbers of ranks there may be is the core's matter.
 FILES = {"horovod": ["ranks_tf_*.py"], "mpi": ["ranks_mpi_tf.py", "ranks_tf_*.py"]}
 RUNS = [("horovod", 3), ("mpi", 2)] if launch.has("horovod") else [("mpi", 2)]
-# A part on one rank, and on three where not all of it is. (A process set that is not all ranks has
-# three at least, in ranks_tf_tape.py.)
+# A part on one rank; and on three where not all of it is, for process sets of several ranks.
 PART = [
-    *("ranks_mpi_tf.py", "ranks_tf_compression.py", "ranks_tf_ops.py"),
-    *("ranks_tf_sign_*.py", "ranks_tf_tape.py"),
+    *("ranks_mpi_tf.py", "ranks_tf_apart.py", "ranks_tf_compression.py"),
+    *("ranks_tf_ops.py", "ranks_tf_sign_*.py"),
 ]
 FEW = [1] if launch.has("horovod") else [1, 3]
 

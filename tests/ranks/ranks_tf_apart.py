@@ -174,3 +174,15 @@ def test_local_layers_of_an_optimizer(hvd_tf, world, vote, passes, mode):
     mine = numbers[world.rank] * passes / world.size
     np.testing.assert_allclose(np.asarray(own), [[-mine]], rtol=1e-6)
     assert same_everywhere(world, shared)
+
+
+@pytest.mark.ranks(3)
+def test_votes_of_a_process_set(hvd_tf, world):
+    some = hvd_tf.add_process_set([0, world.size - 1])
+    if some.included():
+        sign = -1.0 if world.rank == 0 else 1.0
+        verdict = hvd_tf.allreduce(
+            tf.constant([sign, -1.0]), op=hvd_tf.MajorityVote, ties="zero", process_set=some
+        )
+        assert verdict.numpy().tolist() == [0, -1]
+    assert hvd_tf.remove_process_set(some)

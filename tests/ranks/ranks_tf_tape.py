@@ -228,18 +228,6 @@ def test_skipped_steps_of_a_tape_are_inf_everywhere(hvd_tf, world):
     assert np.isinf(np.concatenate([v.numpy() for v in found])).all()
 
 
-@pytest.mark.ranks(3)
-def test_votes_of_a_process_set(hvd_tf, world):
-    some = hvd_tf.add_process_set([0, world.size - 1])
-    if some.included():
-        sign = -1.0 if world.rank == 0 else 1.0
-        verdict = hvd_tf.allreduce(
-            tf.constant([sign, -1.0]), op=hvd_tf.MajorityVote, ties="zero", process_set=some
-        )
-        assert verdict.numpy().tolist() == [0, -1]
-    assert hvd_tf.remove_process_set(some)
-
-
 def test_joined_ranks_abstain(hvd_tf, world):
     (variable,) = variables((3,))
     last = world.size - 1
