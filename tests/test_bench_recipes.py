@@ -59,7 +59,7 @@ def test_every_method_that_trains_has_an_optimizer_in_every_task() -> None:
             "Lion (betas 0.9 and 0.99) on the verdict, learning rate 0.001, weight decay 1",
         ),
         ("ef_sign", "SGD on the verdict, learning rate 0.03, momentum 0.9"),
-        ("onebit", "SGD on the verdict, learning rate 0.1, momentum 0.9"),
+        ("onebit", "SGD on the verdict, learning rate 0.03, momentum 0.9"),
     ],
 )
 def test_what_the_default_task_is_trained_by(name: str, text: str) -> None:
