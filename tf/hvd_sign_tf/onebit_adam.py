@@ -24,8 +24,10 @@ class OneBitAdam(SignOptimizer):
     What that leaves unsaid does not go through the momentum again, as it does in the paper, which
     keeps one for all ranks.
 
-    Coordinates that have had no gradient in the warm-up have no variance, and stay where they are.
-    Variables that are not voted on go on by Adam.
+    No coordinate moves further than by the learning rate then, as Adam's seldom do. The paper does
+    not clip, but all coordinates of a chunk are told as equally large, and those whose gradients
+    are far smaller than others' would be thrown far away. Coordinates that have had no gradient in
+    the warm-up have no variance, and stay where they are. Variables that are not voted on go on by Adam.
 
     Args:
         learning_rate: as Adam's: a number or a schedule.
@@ -149,6 +151,7 @@ class OneBitAdam(SignOptimizer):
             factor = tf.sqrt(1 - beta_2**known) / (1 - beta_1**step)
             fixed = tf.convert_to_tensor(variance)
             moved = factor * tf.cast(told, kind) / (tf.sqrt(fixed) + epsilon)
+            moved = tf.clip_by_value(moved, -1, 1)
             return tf.where(fixed > 0, moved, tf.zeros_like(moved))
 
         chosen = by_adam() if dense is True else tf.cond(dense, by_adam, by_telling)

@@ -28,13 +28,16 @@ class OneBitAdam(OptimizerOfSigns):
 
     In the first ``warmup_steps`` steps it is ``torch.optim.AdamW``, on the mean of the ranks'
     gradients, and each rank keeps a momentum m = beta1 m + (1 - beta1) g of its own gradients too.
-    Then the variance v stays as it is, and p = p - lr (M / (sqrt(v) + eps) + weight_decay p), both
-    with Adam's corrections of their bias, where M is the ranks' mean momentum as
-    ``hvd_sign.algorithms.OneBit`` tells it: by signs, with error feedback on both sides. What that
-    leaves unsaid does not go through the momentum again, as it does in the paper, which keeps one
-    for all ranks.
+    Then the variance v stays as it is, and p = p - lr (clip(M / (sqrt(v) + eps), -1, 1) +
+    weight_decay p), both with Adam's corrections of their bias, where M is the ranks' mean momentum
+    as ``hvd_sign.algorithms.OneBit`` tells it: by signs, with error feedback on both sides. What
+    that leaves unsaid does not go through the momentum again, as it does in the paper, which keeps
+    one for all ranks.
 
-    Coordinates that have had no gradient in the warm-up have no variance, and stay where they are.
+    The paper does not clip. All coordinates of a chunk are told as equally large: those whose
+    gradients are far smaller than others' would otherwise be thrown far away, where Adam seldom
+    moves any further than by ``lr``. Coordinates that have had no gradient in the warm-up have no
+    variance, and stay where they are.
     Parameters of groups with ``"vote": False`` go on by Adam. By itself, in one process, it
     computes what a world of one would, bit for bit, and needs no MPI.
 
@@ -196,8 +199,11 @@ class OneBitAdam(OptimizerOfSigns):
         for step, some in alike.items():
             roots = torch._foreach_sqrt([self.state[p]["exp_avg_sq"] for p in some])
             torch._foreach_add_(roots, group["eps"])
-            verdicts = [told[p].to_dense() for p in some]
-            torch._foreach_addcdiv_(some, verdicts, roots, value=-lr / (1 - beta1**step))
+            moves = torch._foreach_div([told[p].to_dense() for p in some], roots)
+            torch._foreach_div_(moves, 1 - beta1**step)
+            torch._foreach_clamp_max_(moves, 1)
+            torch._foreach_clamp_min_(moves, -1)
+            torch._foreach_add_(some, moves, alpha=-lr)
 
     def _alone(self) -> dict[torch.Tensor, torch.Tensor]:
         """What one rank alone is told; nothing in the warm-up."""
