@@ -248,6 +248,9 @@ def test_launchers():
     assert machine.launcher({}, ALONE)[:2] == (OK, "none: one worker")
     lone = machine.launcher({"SLURM_NTASKS": "4"}, ALONE)
     assert (lone.state, "srun --mpi=pmix" in lone.remedy) == (WARNING, True)
+    torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2"}
+    refused = machine.launcher(torchrun, Placement("torchrun", 2, 0, 0))
+    assert (refused.state, refused.remedy[:28]) == (FAILED, "start them by mpirun -np 2 p")
 
 
 GPU = {"built": "12.8", "seen": 2, "nccl": "2.27.3"}

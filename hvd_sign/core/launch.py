@@ -142,15 +142,18 @@ def _number(environment: Mapping[str, str], variable: str) -> int | None:
     return int(value) if value.isdecimal() else None
 
 
-def check_launcher() -> None:
+def check_launcher(environment: Mapping[str, str] = os.environ) -> None:
     """Refuses ranks of torchrun; asked before MPI starts.
 
     Under srun, MPI would take all that torchrun started on a node for one and the same rank.
 
+    Args:
+        environment: of this process.
+
     Raises:
         RuntimeError: torchrun started several processes.
     """
-    told = started(os.environ)
+    told = started(environment)
     if told is not None and told.launcher == TORCHRUN and told.size > 1:
         raise RuntimeError(
             f"{told.variable}={told.value}: torchrun started several processes, but votes do not "

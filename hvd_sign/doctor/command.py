@@ -21,6 +21,9 @@ FINALIZE_SECONDS = 3.0
 """How long MPI may take to end, when all has been said."""
 
 
+ENDED = "the launcher ended this rank"
+
+
 class EndedError(BaseException):
     """The launcher ends this rank, since another one failed; no check may catch it."""
 
@@ -64,6 +67,8 @@ class Ranks:
 
 def _remedy(error: ChildError) -> str:
     """What helps where MPI does not start, by its own words."""
+    if str(error).startswith(ENDED):
+        return "the lines of other ranks tell why"
     if "PMI version PMIx" in error.said:
         return "this MPI does not speak PMIx: srun --mpi=pmi2, or this MPI's own mpirun"
     if "PMI support" in error.said:
@@ -112,7 +117,7 @@ def run(*, document: bool, skip: Collection[str], seconds: float) -> int:
         ranks.broken_off(error)
     except EndedError:
         if child is not None and all(finding.state != FAILED for finding in ranks.findings):
-            ranks.broken_off(ChildError("the launcher ended this rank", child.said()))
+            ranks.broken_off(ChildError(ENDED, child.said()))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 0 if ranks.delivered else _say(place, own, ranks, document=document)
     if child is not None:

@@ -42,7 +42,7 @@ def checks(environment: Mapping[str, str], place: Placement) -> list[Check]:
 def launcher(environment: Mapping[str, str], place: Placement) -> Seen:
     """Who started this process, as what."""
     try:
-        check_launcher()
+        check_launcher(environment)
     except RuntimeError as error:
         what, _, remedy = str(error).partition("; ")
         return Seen(FAILED, what, remedy)
