@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -20,6 +21,9 @@ from hvd_sign.doctor.report import any_failed, as_json, as_table, lines_of
 FINALIZE_SECONDS = 3.0
 """How long MPI may take to end, when all has been said."""
 
+
+LINGER_SECONDS = 3.0
+"""How long a rank stays when ranks speak for themselves: its end may make a launcher end them."""
 
 ENDED = "the launcher ended this rank"
 
@@ -58,6 +62,11 @@ class Ranks:
             self.findings.append(finding_of(line["finding"]))
         for rank in line.get("silent", ()):
             self.findings.append(Finding(REPORT, FAILED, f"nothing comes from rank {rank}"))
+
+    def complete(self, place: Placement) -> bool:
+        """Whether rank 0 speaks for all."""
+        size = self.size or place.size or 1
+        return size == 1 or self.delivered or len(self.others) == size - 1
 
     def broken_off(self, error: ChildError) -> None:
         """Notes that no more will come."""
@@ -120,6 +129,8 @@ def run(*, document: bool, skip: Collection[str], seconds: float) -> int:
             ranks.broken_off(ChildError(ENDED, child.said()))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     status = 0 if ranks.delivered else _say(place, own, ranks, document=document)
+    if not ranks.complete(place):
+        time.sleep(LINGER_SECONDS)
     if child is not None:
         child.end(FINALIZE_SECONDS)
     return status
