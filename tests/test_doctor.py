@@ -364,7 +364,7 @@ def test_reports_name_ranks():
 
 
 def test_arguments(capsys):
-    for wrong in (["--skip", "weather"], ["--timeout", "0"]):
+    for wrong in (["--skip", "weather"], ["--skip", "reach"], ["--timeout", "0"]):
         with pytest.raises(SystemExit) as refused:
             main(["doctor", *wrong])
         assert refused.value.code == 2

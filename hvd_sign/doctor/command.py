@@ -88,10 +88,11 @@ def _remedy(error: ChildError) -> str:
 
 
 def names() -> list[str]:
-    """Of all checks."""
+    """Of the checks that may be left out: all but whether ranks reach each other."""
     alone = machine.checks({}, Placement())
     installed = software.checks({}, Probes([]), list(software.TITLES))
-    return [*(check.name for check in (*alone, *installed)), *NAMES]
+    together = (name for name in NAMES if name != REACH)
+    return [*(check.name for check in (*alone, *installed)), *together]
 
 
 def run(*, document: bool, skip: Collection[str], seconds: float) -> int:
