@@ -63,11 +63,12 @@ test-slurm: setup  ## the job scripts on a real Slurm of four nodes on this mach
 test-sanitize: setup  ## kernels under address and undefined, engine under thread sanitizer
 	$(RUN) -m scripts.sanitize $(ARGS)
 
-lint: setup  ## the checks alone: format, types, shell scripts
+lint: setup  ## the checks alone: format, types, shell scripts, containers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	$(BIN)/hadolint $(wildcard containers/*.Dockerfile)
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 bench: python  ## train by fp32, fp16, majority vote and Signum by vote (about seven minutes)

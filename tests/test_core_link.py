@@ -191,9 +191,12 @@ def test_a_damaged_file_is_refused(tmp_path, text, sentence):
         link.load(file)
 
 
-def test_bench_link_needs_ranks_and_time(capsys):
+def test_bench_link_needs_ranks_and_time(capsys, monkeypatch):
     assert main(["bench-link"]) == 2
     assert "one rank has no link; start it with mpirun" in capsys.readouterr().err
+    monkeypatch.setenv("HOROVOD_SIZE", "2")
+    assert main(["bench-link"]) == 2
+    assert "HOROVOD_SIZE=2: horovodrun started several processes" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["bench-link", "--seconds", "0"])
     assert "--seconds: expected a number above zero, got 0" in capsys.readouterr().err

@@ -25,6 +25,7 @@ LAYERS = (
     "runtime",
     "standalone",
     "frontend",
+    "doctor",
 )
 FRAMEWORKS = {"torch", "tensorflow", "keras", "horovod"}
 TREES = {"hvd_sign": REPO, "hvd_sign_torch": REPO / "torch", "hvd_sign_tf": REPO / "tf"}

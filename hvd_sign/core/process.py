@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import logging
 import os
+import re
 import sys
 from contextlib import suppress
 from types import TracebackType
@@ -73,7 +74,7 @@ def load_mpi() -> Any:
     global _started_mpi
     check_not_forked()
     try:
-        mpi = _import_mpi()
+        mpi = import_mpi()
     except (ImportError, RuntimeError) as error:
         raise RuntimeError(
             f"hvd_sign votes over MPI, but mpi4py cannot load it ({error}); install an MPI and put "
@@ -98,7 +99,7 @@ def load_mpi() -> Any:
     return mpi
 
 
-def _import_mpi() -> Any:
+def import_mpi() -> Any:
     """Imports mpi4py's MPI module, which then neither starts nor ends MPI."""
     import mpi4py
 
@@ -110,6 +111,15 @@ def _import_mpi() -> Any:
         finally:
             mpi4py.rc(initialize=chosen[0], finalize=chosen[1])
     return sys.modules["mpi4py.MPI"]
+
+
+def mpi_name(said: str) -> str:
+    """Name and version of an MPI, of what MPI_Get_library_version says."""
+    words = " ".join(said.rstrip("\0").split())
+    named = re.match(r"(Open MPI v[\w.]+)|(.*?MPI\w*) Version: ?(\S+)", words)
+    if named is None:
+        return words[:60]
+    return named[1] or f"{named[2]} {named[3]}"
 
 
 def _abort_on_uncaught_exceptions() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hvd_sign.core import process
 from hvd_sign.core.alike import TRANSPORT, callers, check_alike, check_variables
-from hvd_sign.core.launch import check_not_a_copy
+from hvd_sign.core.launch import check_launcher, check_not_a_copy
 from hvd_sign.core.options import choose
 from hvd_sign.engine.operations import ADDED, PROCESS_SETS, REMOVED
 from hvd_sign.engine.stall import StallCheck
@@ -127,6 +127,7 @@ class HorovodBackend:
             RankLostError: after ``shutdown()``, another rank's program has ended since.
         """
         process.check_not_forked()
+        check_launcher()
         horovod = self._horovod
         alive = self._world is not None and self._world.alive
         transport = os.environ.get(TRANSPORT, "auto")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from hvd_sign.algorithms import make_algorithm
 from hvd_sign.core.buckets import check_dtype
+from hvd_sign.core.launch import check_launcher
 from hvd_sign.core.options import VoteOptions
 from hvd_sign.core.process import load_mpi
 from hvd_sign.devices import HOST, Operand
@@ -67,6 +68,8 @@ def allreduce(
             others raise a ValueError that names those ranks and tells why.
         RuntimeError: MPI cannot be used, or sees none of the other ranks.
     """
+    if comm is None:
+        check_launcher()
     mpi = load_mpi()
     communicator = mpi.COMM_WORLD if comm is None else comm
     if not isinstance(communicator, mpi.Intracomm):

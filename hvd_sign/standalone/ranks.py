@@ -10,7 +10,7 @@ import numpy as np
 
 from hvd_sign.core import process
 from hvd_sign.core.alike import callers, check_alike
-from hvd_sign.core.launch import check_not_a_copy
+from hvd_sign.core.launch import check_launcher, check_not_a_copy
 from hvd_sign.engine.operations import ADDED, PROCESS_SETS, REMOVED, Opening
 from hvd_sign.engine.progress import Handle
 from hvd_sign.engine.stall import StallCheck
@@ -250,6 +250,7 @@ def init(
             )
         process_sets = None
     wanted = [as_process_set(some) for some in process_sets or ()]
+    check_launcher()
     mpi = process.load_mpi()
     check_not_a_copy(mpi.COMM_WORLD.Get_size(), "MPI")
     if _parted is not None and comm is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hvd_sign._version import __version__
 from hvd_sign.core.options import choose
+from hvd_sign.core.process import mpi_name
 from hvd_sign.transports.communication import Buffer, Pairs, Pending, Together
 
 if TYPE_CHECKING:
@@ -46,16 +47,19 @@ def load_engine(mpi: Any) -> Any:
     try:
         from hvd_sign import _engine
     except ImportError as error:
-        reason = f"it was not built ({error}); install hvd_sign again with mpicxx on PATH"
+        reason = (
+            f"it was not built, or does not load ({error}); install hvd_sign again with mpicxx on "
+            "PATH"
+        )
     else:
         running = mpi.Get_library_version().rstrip("\0")
         if _engine.__version__ != __version__:
             reason = f"it is of version {_engine.__version__}, hvd_sign of {__version__}"
         elif _engine.library_version().rstrip("\0") != running:
-            reason = (
-                f"it runs on {_engine.library_version()!r}, but mpi4py on {running!r}; build both "
-                "with the same MPI"
-            )
+            engines = _engine.library_version().rstrip("\0")
+            if mpi_name(engines) != mpi_name(running):
+                engines, running = mpi_name(engines), mpi_name(running)
+            reason = f"it runs on {engines}, but mpi4py on {running}; build both with the same MPI"
         else:
             return _engine
     if wanted == "native":

@@ -27,7 +27,8 @@ class OneBitAdam(SignOptimizer):
     No coordinate moves further than by the learning rate then, as Adam's seldom do. The paper does
     not clip, but all coordinates of a chunk are told as equally large, and those whose gradients
     are far smaller than others' would be thrown far away. Coordinates that have had no gradient in
-    the warm-up have no variance, and stay where they are. Variables that are not voted on go on by Adam.
+    the warm-up have no variance, and stay where they are. Variables that are not voted on go on by
+    Adam.
 
     Args:
         learning_rate: as Adam's: a number or a schedule.
