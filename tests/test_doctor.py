@@ -205,7 +205,7 @@ def test_a_rank_whose_interface_is_down(tmp_path):
         program = ["sh", "-c", write, "sh", *DOCTOR, *SOFTWARE, "--timeout", "2"]
         line = cluster.mpirun_command(program)
         line[line.index("btl_tcp_if_include") + 1] = "eth1"
-        line[line.index("-np") : line.index("-np")] = ["--mca", "odls_base_sigkill_timeout", "20"]
+        line[line.index("-np") : line.index("-np")] = ["--mca", "odls_base_sigkill_timeout", "6"]
         ended = subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode != 0
     first, second = ((tmp_path / name).read_text() for name in "01")
