@@ -27,8 +27,9 @@ def clipped(given: list, clip_value=None, clip_norm=None) -> list[np.ndarray]:
     return [None if g is None else g.numpy() for g in done]
 
 
-@pytest.mark.parametrize("mode", ["eager", "graph"])
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize(
+    ("clip", "mode"), zip(CLIPS, ("graph", "eager", "graph"), strict=True), ids=str
+)
 def test_momentum_takes_in_what_is_clipped(hvd_tf, world, clip, mode):
     step = Stepper(hvd_tf, mode, algorithm=FusedMomentum(BETA), bucket_bytes=100, **clip)
     kept = [[np.zeros(shape) for shape in TRAINED] for _ in range(world.size)]
@@ -61,8 +62,7 @@ def test_a_sign_stays_and_sizes_shrink(hvd_tf, world, clip):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("average", [False, True])
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize(("clip", "average"), zip(CLIPS, (True, False, True), strict=True), ids=str)
 def test_passes_are_clipped_as_one_and_absent_gradients_have_no_norm(hvd_tf, world, clip, average):
     step = Stepper(
         hvd_tf,
@@ -90,8 +90,9 @@ def test_passes_are_clipped_as_one_and_absent_gradients_have_no_norm(hvd_tf, wor
             np.testing.assert_allclose(got, np.mean(theirs, axis=0), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", ["none", "mean_abs"])
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
+@pytest.mark.parametrize(
+    ("clip", "scale"), zip(CLIPS, ("mean_abs", "mean_abs", "none"), strict=True), ids=str
+)
 def test_what_is_clipped_is_unscaled(hvd_tf, world, clip, scale):
     step = Stepper(hvd_tf, "graph", loss_scaled(64.0), min_size=34, scale=scale, **clip)
     step.optimizer.build(step.owned)
@@ -107,8 +108,9 @@ def test_what_is_clipped_is_unscaled(hvd_tf, world, clip, scale):
                 verdict([theirs[i] for theirs in raw], "zero").check(got, size, rtol=1e-4)
 
 
-@pytest.mark.parametrize("clip", CLIPS, ids=str)
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("clip", "bad"), zip(CLIPS, (np.inf, np.nan, -np.inf), strict=True), ids=str
+)
 def test_the_rest_of_what_is_not_finite_is_clipped(hvd_tf, world, bad, clip):
     """One chunk of rank 0 counts as zeros; the norm is that of the finite coordinates."""
     step = Stepper(hvd_tf, min_size=10**6, **clip)

@@ -42,8 +42,9 @@ def blended(v: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 
 @MODES
-@pytest.mark.parametrize("bucket_bytes", [100, 25 << 20])
-@pytest.mark.parametrize("kind", ["sign", Momentum, FusedMomentum])
+@pytest.mark.parametrize(
+    ("kind", "bucket_bytes"), [("sign", 100), (Momentum, 25 << 20), (FusedMomentum, 100)]
+)
 def test_means_then_votes(hvd_tf, world, kind, bucket_bytes, mode):
     algorithm = kind if kind == "sign" else kind(BETA)
     step = Stepper(hvd_tf, mode, algorithm=algorithm, bucket_bytes=bucket_bytes, warmup_steps=WARM)
@@ -217,18 +218,24 @@ def test_an_optimizer_of_signs_does_its_own_on_means(hvd_tf, world, kind, base, 
     assert same_everywhere(world, *owned)
 
 
-CHOICES = [
-    {"vote_if": lambda name, variable: name.partition(":")[0] in ("layer0", "layer2")},
-    {"vote_if": lambda name, variable: len(variable.shape) == 2 or variable.shape == (5000,)},
-    {"min_size": 34},
-]
+CHOICES = {
+    "name": {"vote_if": lambda name, variable: name.partition(":")[0] in ("layer0", "layer2")},
+    "variable": {"vote_if": lambda name, v: len(v.shape) == 2 or v.shape == (5000,)},
+    "size": {"min_size": 34},
+}
 
 
-@MODES
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("choice", CHOICES, ids=["name", "variable", "size"])
+@pytest.mark.parametrize(
+    ("choice", "dtype", "mode"),
+    [
+        ("name", "float32", "graph"),
+        ("variable", "float64", "eager"),
+        ("size", "float32", "eager"),
+        ("size", "bfloat16", "graph"),
+    ],
+)
 def test_who_goes_dense(hvd_tf, world, choice, dtype, mode):
-    step = Stepper(hvd_tf, mode, dtype=dtype, **choice)
+    step = Stepper(hvd_tf, mode, dtype=dtype, **CHOICES[choice])
     for turn in range(2):
         given = gradients(world.rank, step.owned, turn)
         found = step(given)
