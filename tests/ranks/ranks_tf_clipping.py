@@ -123,3 +123,15 @@ def test_the_rest_of_what_is_not_finite_is_clipped(hvd_tf, world, bad, clip):
     for i, got in enumerate(step([tf.constant(g) for g in raw[world.rank]])):
         mean = np.mean([theirs[i] for theirs in wanted], axis=0)
         np.testing.assert_allclose(got, mean, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [*CLIPS, {"backward_passes_per_step": 2}], ids=str)
+def test_subnormals_stay_numbers(hvd_tf, options):
+    """Also on TensorFlow's threads, which take them for zeros."""
+    step = Stepper(hvd_tf, **options)
+    sizes = (np.float32(-1e-40), np.float32(100), np.float32(1e-40), np.float32(1))
+    given = [np.full(shape, size) for shape, size in zip(TRAINED, sizes, strict=True)]
+    for _ in range(options.get("backward_passes_per_step", 1)):
+        found = step([tf.constant(g) for g in given])
+    for got, size in zip(found, sizes, strict=True):
+        assert (got == np.sign(size)).all()
