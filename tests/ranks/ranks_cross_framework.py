@@ -132,3 +132,30 @@ def check_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange, algorithm)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange):
     check_steps_and_states(hvd, hvd_tf, world, dtype, ties, exchange, "sign")
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"warmup_steps": 1},
+        {"min_size": 200},
+        {"clip_value": 0.3, "scale": "mean_abs"},
+        {"clip_norm": 2.0, "scale": "mean_abs", "min_size": 200},
+    ],
+    ids=", ".join,
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_else_is_done_with_gradients(hvd, hvd_tf, world, dtype, training):
+    """PyTorch's optimizer and TensorFlow's tape clip alike, and take means alike."""
+    options = {"ties": "coin", "exchange": "sharded", "algorithm": "signum", "seed": 13, **training}
+    given = [gradients(world.rank, step, dtype) for step in range(STEPS)]
+    ways = (
+        torchs_steps(hvd, options, given, dtype),
+        tensorflows_steps(hvd_tf, options, given, dtype),
+    )
+    for _ in range(STEPS):
+        (wanted, kept), (found, state) = (next(way) for way in ways)
+        for verdict, want in zip(found, wanted, strict=True):
+            assert bits(verdict) == bits(want)
+        assert state.keys() == kept.keys()
+        assert all(bits(state[key]) == bits(kept[key]) for key in kept)

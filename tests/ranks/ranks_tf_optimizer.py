@@ -351,6 +351,9 @@ def test_without_a_vote_embeddings_and_loss_scaling_work(hvd_tf, world):
         KERAS.mixed_precision.set_global_policy("float32")
 
 
-def test_norms_that_clip_verdicts_are_warned_of(hvd_tf, world, caplog):
-    sgd(hvd_tf, lambda rate: KERAS.optimizers.SGD(rate, clipnorm=1.0))
-    assert ("clipnorm=1 clips verdicts" in caplog.text) == (world.rank == 0)
+@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
+def test_norms_that_clip_verdicts_are_warned_of(hvd_tf, world, caplog, name):
+    for options in ({"scale": "mean_abs"}, {"clip_norm": 1.0}):
+        sgd(hvd_tf, lambda rate: KERAS.optimizers.SGD(rate, **{name: 1.0}), **options)
+        warns = world.rank == 0 and "scale" not in options
+        assert (f"{name}=1 clips verdicts" in caplog.text) == warns

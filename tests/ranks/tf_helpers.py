@@ -101,3 +101,58 @@ def assert_equal(some: list, others: list) -> None:
     """That arrays or variables are the same, bit for bit."""
     for one, other in zip(some, others, strict=True):
         np.testing.assert_array_equal(plain(one), plain(other))
+
+
+TRAINED = ((64, 10), (10,), (5000,), ())
+"""The variables of a ``Stepper``."""
+KERAS_3 = hasattr(tf.keras.optimizers.SGD, "apply")
+
+
+class Stepper:
+    """A wrapped SGD of rate 1 that begins each step at zero: what it steps on can be read."""
+
+    def __init__(self, hvd_tf, mode="graph", optimizer=None, dtype="float32", **options):
+        options = {"op": hvd_tf.MajorityVote, "ties": "zero", **options}
+        optimizer = tf.keras.optimizers.SGD(1.0) if optimizer is None else optimizer
+        self.owned = variables(*TRAINED, dtype=dtype)
+        self.optimizer = hvd_tf.DistributedOptimizer(optimizer, **options)
+        self._apply = tf.function(self._applied) if mode == "graph" else self._applied
+
+    def _applied(self, given):
+        self.optimizer.apply_gradients(list(zip(given, self.owned, strict=True)))
+
+    def __call__(self, given: list) -> list[np.ndarray]:
+        for variable in self.owned:
+            variable.assign(tf.zeros_like(variable))
+        self._apply(given)
+        return [-plain(variable) for variable in self.owned]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Of the last session."""
+        state = self.optimizer._hvd_sign.state()
+        last = max(int(key.partition("/")[0]) for key in state)
+        return {k.partition("/")[2]: a for k, a in state.items() if k.startswith(f"{last}/")}
+
+
+def everyones(world: Any, owned: list, turn: int) -> list[list[np.ndarray]]:
+    """All ranks' ``gradients()``."""
+    return [[g.numpy() for g in gradients(rank, owned, turn)] for rank in range(world.size)]
+
+
+def is_mean(given: list, place: int, got: np.ndarray) -> None:
+    """That it is the mean of all ranks' gradients of a variable."""
+    wanted = np.mean([np.float64(theirs[place]) for theirs in given], axis=0)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def loss_scaled(initial: float) -> Any:
+    """A LossScaleOptimizer around an SGD of rate 1."""
+    return tf.keras.mixed_precision.LossScaleOptimizer(
+        tf.keras.optimizers.SGD(1.0), initial_scale=initial
+    )
+
+
+def carried(optimizer: Any, given: list) -> list:
+    """Gradients as the optimizer takes them: Keras 3 divides by the scale itself."""
+    factor = float(optimizer.dynamic_scale) if KERAS_3 else 1.0
+    return [tf.constant(factor * g, tf.float32) for g in given]

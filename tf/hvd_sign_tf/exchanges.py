@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
@@ -167,7 +166,8 @@ class Exchanges:
         chosen = self._chosen(choice, variables)
         common = None
         if self.settings.training.check_every:
-            common = compared(names_of(variables), variables, optimizer)
+            names = [name_of(variable, ordinal) for ordinal, variable in enumerate(variables)]
+            common = compared(names, variables, optimizer)
         votes = self._find(
             chosen, variables, lambda: self._make_votes(gradients, variables, chosen, common)
         )
@@ -181,9 +181,10 @@ class Exchanges:
         if choice == EVERYTHING:
             return ()
         with backend.adhoc(self.settings.process_set).refusing(Opening.kind, GRADIENTS):
+            specs = make_specs([None] * len(variables), variables)
             return tuple(
-                choice.votes(name, variable, math.prod(variable.shape), {})
-                for name, variable in zip(names_of(variables), variables, strict=True)
+                choice.votes(spec.name, variable, spec.size, {})
+                for spec, variable in zip(specs, variables, strict=True)
             )
 
     def _alone(self, gradients: Sequence[Any], variables: Sequence[Any], *, local: bool) -> Outcome:
@@ -302,11 +303,6 @@ def name_of(variable: Any, ordinal: int) -> str:
     if not hasattr(variable, "assign"):
         return f"source {ordinal}"  # a tensor has other names in other graphs
     return str(getattr(variable, "path", None) or variable.name)
-
-
-def names_of(variables: Sequence[Any]) -> list[str]:
-    """The names of variables in their order."""
-    return [name_of(variable, ordinal) for ordinal, variable in enumerate(variables)]
 
 
 def present(gradients: Sequence[Any]) -> tuple[bool, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from hvd_sign.core import kernels
 from hvd_sign.core.buckets import TensorSpec
 from hvd_sign_tf import bridge
 
@@ -203,7 +204,8 @@ class GradientExchange(ABC):
                 if ordinal not in self._sums:
                     self._sums[ordinal] = gradient.copy()
                 else:
-                    self._sums[ordinal] += gradient
+                    with kernels.ExactFloats():
+                        self._sums[ordinal] += gradient
             gradient = self._sums.get(ordinal)
         self._places[ordinal] = out
         if self.last_pass:

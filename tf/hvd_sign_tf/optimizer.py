@@ -26,7 +26,8 @@ def warn_of_norms(optimizer: Any) -> None:
         if getattr(inner, name, None) is not None and backend.rank() == 0:
             logger.warning(
                 "%s=%g clips verdicts, whose norm is the root of their number, so that steps "
-                "shrink by it; leave it out, or give scale='mean_abs'",
+                "shrink by it; leave it out, or give scale='mean_abs'. clip_norm= of "
+                "hvd.DistributedOptimizer clips gradients before the vote",
                 name,
                 getattr(inner, name),
             )

@@ -119,7 +119,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     ``sparse_as_dense=True``.
 
     A vote's own keywords are those of ``DistributedOptimizer``, but for ``nonfinite="skip"``: as
-    a tape steps on nothing, all gradients are then Inf on all ranks. And:
+    a tape steps on nothing, all gradients are then Inf on all ranks; and with ``check_every`` it is
+    the variables alone that ranks compare. And:
         loss_scale_optimizer: the ``LossScaleOptimizer`` of a mixed-precision loop. The verdict
             carries its scale, so that its unscaling gives the verdict back; ``nonfinite`` is then
             ``"skip"``, so that it skips the step on all ranks alike. An algorithm that keeps
@@ -129,7 +130,8 @@ def DistributedGradientTape(  # noqa: N802, the name that Horovod's users know
     Raises:
         ValueError: contradictory or unknown arguments; in ``gradient()``, on all ranks alike, ranks
             that differ in variables or options.
-        TypeError: no tape, or a gradient that is not fp32, fp64, fp16 or bf16.
+        TypeError: no tape, a gradient that is not fp32, fp64, fp16 or bf16, or a choice of
+            variables that says neither True nor False.
         RuntimeError: within XLA, or in a graph without an order.
     """
     if not isinstance(gradtape, tf.GradientTape):
