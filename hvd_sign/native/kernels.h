@@ -128,7 +128,8 @@ struct TallyOptions {
   // scales: the verdict is the signs and scales of p = s + e, where s is the mean over all ballots
   // of scale * vote, 0 of those who abstained, and e what the verdict of the step before left
   // unsaid; float32. A chunk in which nobody voted has no verdict, and its e stays. A scale that is
-  // no number above 0 counts as 0, and a mean beyond a quarter of the largest number as that.
+  // no number above 0 counts as 0, a sum beyond the numbers as the largest, and what is below the
+  // normal numbers as 0, sum by sum.
   const Feedback* unsaid = nullptr;
 };
 

@@ -66,7 +66,7 @@ class World:
         said = [rank.step(g) for rank, g in zip(self.ranks, given, strict=True)]
         total = np.zeros_like(said[0])
         for one in said:
-            total = total + one
+            total = normal(total + one)
         alive = np.repeat(
             [
                 any(one[start : start + CHUNK].any() for one in said)
