@@ -55,10 +55,10 @@ test-keras3: setup-keras3  ## all tests that need no Horovod, with the newest Te
 	$(call run,$(KERAS3_BIN)) scripts/guard.py $(KERAS3_LIMIT) $(KERAS3_BIN)/python -m pytest \
 		$(KERAS3_TESTS) $(ARGS)
 
-test-slurm: setup  ## the job scripts on a real Slurm of four nodes on this machine (as root)
+test-slurm: setup  ## job scripts on a real Slurm of four nodes here, the doctor on two hosts (as root)
 	@scripts/install_slurm.sh
 	HVD_SIGN_TEST_SLURM=1 $(RUN) scripts/guard.py $(SLURM_LIMIT) $(BIN)/python -m pytest \
-		tests/test_slurm_jobs.py $(ARGS)
+		tests/test_slurm_jobs.py tests/test_doctor.py::test_a_rank_whose_interface_is_down $(ARGS)
 
 test-sanitize: setup  ## kernels under address and undefined, engine under thread sanitizer
 	$(RUN) -m scripts.sanitize $(ARGS)

@@ -188,6 +188,7 @@ def test_no_shared_memory_at_all(tmp_path):
     assert (seen.state, seen.found) == (FAILED, f"{tmp_path}/shm is missing")
 
 
+@pytest.mark.skipif("HVD_SIGN_TEST_SLURM" not in os.environ, reason="run by make test-slurm")
 @pytest.mark.skipif(netns.why_unavailable() is not None, reason=netns.why_unavailable() or "")
 @pytest.mark.skipif(hosts.why_no_mpirun() is not None, reason=hosts.why_no_mpirun() or "")
 def test_a_rank_whose_interface_is_down(tmp_path):
@@ -208,6 +209,7 @@ def test_a_rank_whose_interface_is_down(tmp_path):
         line[line.index("-np") : line.index("-np")] = ["--mca", "odls_base_sigkill_timeout", "6"]
         ended = subprocess.run(line, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode != 0
+    assert {"0", "1"} <= {file.name for file in tmp_path.iterdir()}, ended.stdout + ended.stderr
     first, second = ((tmp_path / name).read_text() for name in "01")
     variable = "OMPI_MCA_btl_tcp_if_include"
     down = f"rank 1 on h2: interfaces: {variable}: eth1 has no address or is down; up: eth0"
