@@ -68,7 +68,7 @@ lint: setup  ## the checks alone: format, types, shell scripts, containers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
-	$(BIN)/hadolint $(wildcard containers/*.Dockerfile)
+	$(BIN)/hadolint $(wildcard slurm/containers/*.Dockerfile)
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 bench: python  ## train by fp32, fp16, majority vote and Signum by vote (about seven minutes)

@@ -23,7 +23,7 @@ REQUIRED = {
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"),
     *("constraints.txt", "constraints-keras3.txt", "pyproject.toml", "setup.py"),
 }
-ALLOWED = REQUIRED | {".clang-format", ".git", ".gitignore", "containers", "docs", "results"}
+ALLOWED = REQUIRED | {".clang-format", ".git", ".gitignore", "docs", "results"}
 SOURCES = ("*.py", "*.pyi", "*.cpp", "*.h", "*.sh")
 
 

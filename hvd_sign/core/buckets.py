@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hvd_sign.core.kernels import CHUNK_BLOCKS
 from hvd_sign.core.options import AUTO
 from hvd_sign.errors import TensorError
 
 BLOCK = 64
 """Coordinates in a block: one word of the sign plane, one bit of the activity bitmap."""
-
-CHUNK_BLOCKS = 64
-"""Blocks in a chunk of 4096 coordinates: one word of the activity bitmap."""
 
 
 @dataclass(frozen=True)

@@ -256,14 +256,13 @@ class PlaneDevice(Device):
         # The scales of chunks are the kernels', on the host, where its numbers are then needed.
         packed = place.pack(numbers) if place.messages.averaged else place.put(planes)
         if state is not None and RESIDUAL in current:
-            signs, voted = place.fetch(cast=True)
             with self.working(operand):
                 sent = self.zeros(place.spec, current[RESIDUAL])
                 if place.messages.averaged:
                     place.write(numbers, 1.0, cast=True)
                     self.from_host(numbers, sent)
                 else:
-                    self.unpack(sent, signs, voted, packed.mean_abs)
+                    self.unpack(sent, *place.fetch(cast=True), packed.mean_abs)
                 self.keep(sound, signal - sent, current[RESIDUAL], state.next[RESIDUAL])
         return packed
 

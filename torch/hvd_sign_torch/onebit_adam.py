@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,13 +11,9 @@ from torch.optim.adamw import adamw
 
 from hvd_sign import algorithms
 from hvd_sign.algorithms import Algorithm
-from hvd_sign.core.buckets import TensorSpec, check_dtype
-from hvd_sign.core.options import VoteOptions
-from hvd_sign.core.training import TrainingOptions
-from hvd_sign.runtime.alone import lone_session
 from hvd_sign.runtime.checkpoints import STEP
 from hvd_sign.runtime.sessions import VoteSession
-from hvd_sign_torch.devices import dtype_name, operand_of
+from hvd_sign_torch.devices import operand_of
 from hvd_sign_torch.parameters import Arrays, keyed
 from hvd_sign_torch.sign_optimizers import OptimizerOfSigns
 from hvd_sign_torch.vote_state import STATE, as_arrays, as_tensors
@@ -104,25 +100,7 @@ class OneBitAdam(OptimizerOfSigns):
             )
         return {"warmup_steps": steps.pop()}
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Steps on gradients, or on what the ranks' mean momentum was told as.
-
-        Args:
-            closure: evaluates the model anew and returns the loss.
-
-        Returns:
-            The closure's result.
-
-        Raises:
-            TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
-            ValueError: a parameter's variance is not known after the warm-up, or known before it
-                has ended; nothing was moved.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _make_step(self) -> None:
         if self._verdicts is None:
             told = self._alone()
         else:
@@ -135,7 +113,6 @@ class OneBitAdam(OptimizerOfSigns):
             given = [p for p in group["params"] if p.grad is not None]
             self._step_dense(group, [p for p in given if p not in told])
             self._step_told(group, [p for p in given if p in told], told)
-        return loss
 
     def _check(self, p: torch.Tensor, told: bool) -> None:
         state = self.state.get(p, {})
@@ -223,12 +200,7 @@ class OneBitAdam(OptimizerOfSigns):
 
     def _open(self, votable: list[torch.Tensor]) -> VoteSession:
         """A session of one rank that goes on from the last one, or from what was loaded."""
-        specs = []
-        for ordinal, p in enumerate(votable):
-            check_dtype(f"parameter {ordinal}", dtype_name(p))
-            specs.append(TensorSpec(f"parameter {ordinal}", tuple(p.shape), dtype_name(p), ordinal))
-        training = TrainingOptions(**self.training_keywords())
-        session = lone_session(specs, VoteOptions(**self.vote_keywords()), training)
+        session = self.lone_session_on(votable)
         if self._session is not None:
             kept: dict[torch.Tensor, Arrays] = {}
             state = self._session.state()

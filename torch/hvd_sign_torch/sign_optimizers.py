@@ -6,7 +6,7 @@ in one process, they compute what a world of one would, bit for bit, and need no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from hvd_sign import algorithms
 from hvd_sign.algorithms import Algorithm
 from hvd_sign.core.buckets import TensorSpec, check_dtype
 from hvd_sign.core.options import VoteOptions
+from hvd_sign.core.training import TrainingOptions
 from hvd_sign.frontend.sign_optimizers import OPTIONS, check_rate
 from hvd_sign.runtime.alone import lone_session
 from hvd_sign.runtime.checkpoints import STEP
@@ -60,6 +61,44 @@ class OptimizerOfSigns(torch.optim.Optimizer):
         VoteOptions(**kept[0])
         return kept[0]
 
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Steps on gradients, or on what ranks have decided.
+
+        Args:
+            closure: evaluates the model anew and returns the loss.
+
+        Returns:
+            The closure's result.
+
+        Raises:
+            TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
+            ValueError: a parameter cannot be stepped on now; nothing was moved.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._make_step()
+        return loss
+
+    def _make_step(self) -> None:
+        raise NotImplementedError
+
+    def lone_session_on(self, parameters: Sequence[torch.Tensor]) -> VoteSession:
+        """A session of one rank, by this optimizer's keywords.
+
+        Raises:
+            TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
+        """
+        specs = []
+        for ordinal, p in enumerate(parameters):
+            name, dtype = f"parameter {ordinal}", dtype_name(p)
+            check_dtype(name, dtype)
+            specs.append(TensorSpec(name, tuple(p.shape), dtype, ordinal))
+        training = TrainingOptions(**self.training_keywords())
+        return lone_session(specs, VoteOptions(**self.vote_keywords()), training)
+
     def training_keywords(self) -> dict[str, Any]:
         """By which keywords of ``hvd_sign.TrainingOptions`` it does."""
         return {}
@@ -94,23 +133,7 @@ class SignOptimizer(OptimizerOfSigns):
         self._shown: torch.Tensor | None = None  # the step in ``state``
         super().__init__(params, lr, weight_decay, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Steps on gradients, or on the ranks' verdicts.
-
-        Args:
-            closure: evaluates the model anew and returns the loss.
-
-        Returns:
-            The closure's result.
-
-        Raises:
-            TypeError: a parameter that is not fp32, fp64, fp16 or bf16.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _make_step(self) -> None:
         for p in self._verdicts or ():
             self.state.pop(p, None)  # of a time before ranks voted
         for group, parameters, verdicts in self._decided():
@@ -118,7 +141,6 @@ class SignOptimizer(OptimizerOfSigns):
             if decay != 0:
                 torch._foreach_mul_(parameters, 1 - lr * decay)
             torch._foreach_add_(parameters, verdicts, alpha=-float(lr))
-        return loss
 
     def _decided(self) -> Iterator[tuple[dict[str, Any], list[torch.Tensor], list[torch.Tensor]]]:
         """Each group, its parameters that have gradients, and their verdicts."""
@@ -154,11 +176,7 @@ class SignOptimizer(OptimizerOfSigns):
 
     def _open(self, voted: list[torch.Tensor]) -> VoteSession:
         """A session of one rank that goes on from ``state``."""
-        specs = []
-        for ordinal, p in enumerate(voted):
-            check_dtype(f"parameter {ordinal}", dtype_name(p))
-            specs.append(TensorSpec(f"parameter {ordinal}", tuple(p.shape), dtype_name(p), ordinal))
-        session = lone_session(specs, VoteOptions(**self.vote_keywords()))
+        session = self.lone_session_on(voted)
         steps = [int(kept[STEP]) for kept in self.state.values() if STEP in kept]
         arrays = {STEP: np.array(max(steps, default=0))}
         for ordinal, p in enumerate(voted):

@@ -4,7 +4,7 @@
 # 2026-11-27. Written for Ubuntu 24.04 (Python 3.12, GCC 13, Open MPI 4.1.6 with UCX), CUDA 12.8, the
 # NCCL of this base, PyTorch 2.9.1, Horovod 0.28.1. On Python 3.12 there is no TensorFlow 2.15.
 #
-#   git archive HEAD | docker build -f containers/gpu.Dockerfile -t hvd-sign:gpu -
+#   git archive HEAD | docker build -f slurm/containers/gpu.Dockerfile -t hvd-sign:gpu -
 #
 # CUDA of the base and of the PyTorch have to be of one major version. ARCHITECTURES: compute
 # capabilities without the point: 80 A100, 86 and 89 workstations and L40, 90 H100.

@@ -3,7 +3,7 @@
 # Never built so far: there was no container engine where it was written, on 2026-11-27. Its steps
 # are those of `make setup` on Debian 12: Python 3.11, Open MPI 4.1.4, PyTorch 2.13.0, Horovod 0.28.1.
 #
-#   git archive HEAD | docker build -f containers/cpu.Dockerfile -t hvd-sign:cpu -
+#   git archive HEAD | docker build -f slurm/containers/cpu.Dockerfile -t hvd-sign:cpu -
 FROM debian:12
 
 # The distribution's versions belong together; pinning them breaks the next build.
