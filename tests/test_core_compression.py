@@ -115,6 +115,27 @@ def test_error_feedback_literally():
         compressor.compress(np.ones(5, "float32"), name="a")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("kind", ["ef_sign", "onebit"])
+def test_what_is_left_is_what_was_not_restored(kind, dtype):
+    """To the rounding of the type; with a scale for each 4096 coordinates, or for all."""
+    compressor = getattr(hvd_sign.Compression, kind)()
+    g = np.random.default_rng(5).standard_normal(5000).astype(dtype)
+    g[4096:] *= 100
+    payload, ctx = compressor.compress(g, name="layer")
+    first = compressor.decompress(payload, ctx)
+    sizes = np.unique(np.abs(first).astype("float32"))
+    assert (first.dtype, len(sizes)) == (dtype, 2 if kind == "onebit" else 1)
+    left = g.astype("float32") - first.astype("float32")
+    payload, ctx = compressor.compress(np.zeros_like(g), name="layer")
+    second = compressor.decompress(payload, ctx)
+    np.testing.assert_array_equal(np.signbit(second), left < 0)
+    by = [slice(0, 4096), slice(4096, None)] if kind == "onebit" else [slice(None)]
+    for part in by:
+        wanted = np.abs(left[part]).mean(dtype="float64")
+        np.testing.assert_array_equal(np.abs(second[part]), np.float32(wanted).astype(dtype))
+
+
 def test_compressing_changes_nothing_in_the_array():
     given = array((100,), "float32")
     before = given.copy()

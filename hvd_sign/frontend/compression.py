@@ -105,14 +105,14 @@ class SignCompressor(Compressor):
                 it than before, with an algorithm that keeps something.
         """
         if self.algorithm.is_gradient:
-            return pack_signs(array), (array.shape, array.dtype, np.float32(1))
+            return pack_signs(array), (array.shape, array.dtype, 1.0)
         array = np.asarray(array)
         signal, new = self._step(array, name)
         payload = pack_signs(signal)
-        scale: Any = np.float32(1)
+        scale: Any = 1.0
         if self.algorithm.feedback:
             scale = _scales(signal, by_chunk=self.algorithm.averages)
-            said = unpack_signs(payload, signal.size, array.dtype) * scale
+            said = _said(payload, signal.size, array.dtype, scale)
             new[RESIDUAL] = signal - said.astype(signal.dtype)
         if new:
             self._states[name or ""] = new
@@ -148,8 +148,15 @@ class SignCompressor(Compressor):
     def decompress(self, payload: Any, context: Any) -> Any:
         """Unpacks to +-1, or of an algorithm with error feedback to +- the mean of |p|."""
         shape, dtype, scale = context
-        numbers = unpack_signs(payload, int(np.prod(shape)), dtype) * scale
-        return numbers.astype(dtype, copy=False).reshape(shape)
+        return _said(payload, int(np.prod(shape)), dtype, scale).reshape(shape)
+
+
+def _said(payload: Any, size: int, dtype: Any, scale: Any) -> npt.NDArray[Any]:
+    """Signs times a scale, of all or of each coordinate, rounded to the type."""
+    if isinstance(scale, float):
+        return unpack_signs(payload, size, dtype, scale=scale)
+    said: npt.NDArray[Any] = (unpack_signs(payload, size) * scale).astype(dtype)
+    return said
 
 
 def _scales(signal: npt.NDArray[Any], *, by_chunk: bool) -> Any:
@@ -158,8 +165,9 @@ def _scales(signal: npt.NDArray[Any], *, by_chunk: bool) -> Any:
     means = [
         Packed(0, one.size, float(np.abs(one).sum(dtype=np.float64))).mean_abs for one in chunks
     ]
-    scales = np.array(means, np.float32)
-    return np.repeat(scales, CHUNK)[: signal.size] if by_chunk else scales[0]
+    if not by_chunk:
+        return means[0]
+    return np.repeat(np.array(means, np.float32), CHUNK)[: signal.size]
 
 
 class VoteCompressor(SignCompressor):
